@@ -1,0 +1,56 @@
+"""The application: routes and middleware around the services. `create_app_from_environment` is what gunicorn calls."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import falcon.asgi
+
+from api import errors
+from api.middleware import Observe
+from api.resources import docs
+from api.resources.commands import Cancel, Reserve
+from api.resources.health import Alive, Metrics, Ready
+from api.resources.jobs import JobItem
+from api.resources.sessions import SessionCollection, SessionItem, SessionReservations
+from core.bootstrap import ApiServices, prepare
+from core.errors import Unavailable
+
+log = logging.getLogger(__name__)
+
+BOOT_SECONDS = 30
+BOOT_RETRY_SECONDS = 0.5
+
+
+def create_app(services: ApiServices) -> falcon.asgi.App:
+    """The ASGI application on the given services. Does no I/O but reading its own static files."""
+    app = falcon.asgi.App(media_type="application/json", middleware=[Observe(services)])
+    app.req_options.strip_url_path_trailing_slash = True
+    errors.install(app)
+    app.add_route("/api/sessions", SessionCollection(services))
+    app.add_route("/api/sessions/{session}", SessionItem(services))
+    app.add_route("/api/sessions/{session}/reservations", SessionReservations(services))
+    app.add_route("/api/sessions/{session}/reserve", Reserve(services))
+    app.add_route("/api/sessions/{session}/cancel", Cancel(services))
+    app.add_route("/api/jobs/{job}", JobItem(services))
+    app.add_route("/healthz", Alive())
+    app.add_route("/readyz", Ready(services))
+    app.add_route("/metrics", Metrics(services))
+    for path, resource in docs.routes():
+        app.add_route(path, resource)
+    return app
+
+
+def create_app_from_environment() -> falcon.asgi.App:
+    """What a server process runs. Waits a while for Postgres; raises core.errors when the environment cannot be used."""
+    settings = prepare("api")
+    deadline = time.monotonic() + BOOT_SECONDS
+    while True:
+        try:
+            return create_app(ApiServices(settings))
+        except Unavailable as exc:
+            if time.monotonic() > deadline:
+                raise
+            log.warning("waiting_for_postgres", extra={"reason": str(exc)})
+            time.sleep(BOOT_RETRY_SECONDS)

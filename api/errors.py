@@ -1,0 +1,118 @@
+"""The one table from errors to HTTP answers. All of them are problem+json (RFC 9457) with a stable `code`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import falcon
+import falcon.asgi
+import msgspec
+
+from core import errors, telemetry
+from core.model import NOT_FOUND, Job
+
+log = logging.getLogger(__name__)
+
+PROBLEM = "application/problem+json"
+
+
+class InvalidJson(errors.AforoError):
+    """The body is not valid JSON."""
+
+
+class BodyTooLarge(errors.AforoError):
+    """The body is larger than is accepted."""
+
+
+class UnsupportedMediaType(errors.AforoError):
+    """The body must be sent as application/json."""
+
+
+class InvalidIdempotencyKey(errors.AforoError):
+    """Idempotency-Key must be 8 to 128 characters of A-Z, a-z, 0-9, - and _."""
+
+
+TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
+    InvalidJson: (400, "invalid_json", "The body is not valid JSON"),
+    errors.UnknownSession: (404, "session_not_found", "No such session"),
+    errors.UnknownJob: (404, "job_not_found", "No such job"),
+    BodyTooLarge: (413, "body_too_large", "The body is too large"),
+    UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),
+    errors.InvalidFields: (422, "invalid_fields", "Some fields are missing or wrong"),
+    errors.IdempotencyKeyReused: (422, "idempotency_key_reused", "Idempotency-Key used with another body"),
+    InvalidIdempotencyKey: (422, "invalid_idempotency_key", "Malformed Idempotency-Key"),
+    errors.QueueFull: (503, "queue_full", "Too many requests are waiting"),
+    errors.Unavailable: (503, "unavailable", "Temporarily unavailable"),
+    errors.NotMigrated: (503, "unavailable", "Temporarily unavailable"),
+    errors.AforoError: (500, "internal_error", "Internal error"),
+}
+
+# Falcon's own: unknown paths, methods a path does not have, requests it cannot parse.
+OF_STATUS = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+}
+
+REFUSED = {
+    "session_cancelled": "The session has been cancelled.",
+    "closed": "The session is closed for reservations.",
+    "duplicate": "This e-mail address already holds a reservation in this session.",
+    "not_found": "This e-mail address holds no reservation in this session.",
+    "sold_out": "All places are taken.",
+    "quarantined": "The request could not be decided and was set aside for an operator to look at.",
+}
+
+
+def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, detail: str, **more: Any) -> None:
+    """Render one problem."""
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
+    body["request_id"] = telemetry.request_id.get()
+    resp.status = status
+    resp.content_type = PROBLEM
+    resp.data = msgspec.json.encode({**body, **more})
+
+
+def refusal(resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:
+    """Render a refused outcome: 404 for a reservation that is not there, 409 for all else."""
+    status = 404 if job.outcome == NOT_FOUND else 409
+    problem(resp, status, job.outcome or "", "The request was refused", REFUSED[job.outcome or ""], job=rendered_job)
+
+
+async def on_aforo_error(_req: Any, resp: falcon.asgi.Response, exc: errors.AforoError, _params: Any) -> None:
+    """Everything in core/errors.py."""
+    kind = next(base for base in type(exc).__mro__ if base in TABLE)
+    status, code, title = TABLE[kind]
+    more: dict[str, Any] = {}
+    if isinstance(exc, errors.InvalidFields):
+        more["errors"] = [{"field": field, "message": message} for field, message in exc.fields.items()]
+    if status == 503:
+        resp.set_header("Retry-After", str(getattr(exc, "retry_after_seconds", 2)))
+    if status == 500:
+        log.error("internal_error", exc_info=exc)
+    problem(resp, status, code, title, str(exc), **more)
+
+
+async def on_http_error(_req: Any, resp: falcon.asgi.Response, exc: falcon.HTTPError, _params: Any) -> None:
+    """What Falcon refuses by itself."""
+    status = falcon.http_status_to_code(exc.status)
+    for name, value in (exc.headers or {}).items() if isinstance(exc.headers, dict) else (exc.headers or ()):
+        resp.set_header(name, value)
+    title = falcon.code_to_http_status(status).partition(" ")[2]
+    problem(resp, status, OF_STATUS.get(status, "bad_request"), title, exc.description or f"{title}.")
+
+
+async def on_exception(_req: Any, resp: falcon.asgi.Response, exc: Exception, _params: Any) -> None:
+    """A bug of ours: logged whole, told to nobody."""
+    log.error("unhandled_exception", exc_info=exc)
+    problem(resp, 500, "internal_error", "Internal error", "Something went wrong here. It has been logged.")
+
+
+def install(app: falcon.asgi.App) -> None:
+    """Make `app` answer every error from this module."""
+    app.add_error_handler(Exception, on_exception)
+    app.add_error_handler(falcon.HTTPError, on_http_error)
+    app.add_error_handler(errors.AforoError, on_aforo_error)

@@ -1,0 +1,105 @@
+"""For operators: is the process alive, can it serve, and how is it doing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import falcon.asgi
+import msgspec
+from redis.exceptions import RedisError
+
+from core import telemetry
+from core.bootstrap import ApiServices
+from core.errors import AforoError, Unavailable
+from core.migrations import newest
+
+# What Redis must be set to, so that an accepted command survives a crash and is never evicted.
+DURABLE = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+}
+
+
+class Alive:
+    """GET /healthz"""
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """The process answers."""
+        resp.data = b'{"status":"ok"}'
+
+
+class Ready:
+    """GET /readyz"""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+        self._newest = newest()
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Everything it needs is there and set up as it must be."""
+        results = await asyncio.gather(self._postgres(), self._redis(), self._durable())
+        checks: dict[str, Any] = {"redis": results[1], "redis_durability": results[2], **results[0]}
+        ready = all(check["ok"] for check in checks.values())
+        resp.status = 200 if ready else 503
+        if not ready:
+            resp.set_header("Retry-After", "2")
+        resp.data = msgspec.json.encode({"status": "ready" if ready else "not_ready", "checks": checks})
+
+    async def _postgres(self) -> dict[str, Any]:
+        try:
+            revision = await self._services.in_thread(self._services.queries.migration)
+        except AforoError as exc:
+            return {"postgres": _check(False, str(exc)), "migrations": _check(False, "cannot be read")}
+        detail = f"at {revision}" + ("" if revision == self._newest else f", this release needs {self._newest}")
+        return {"postgres": _check(True, "reachable"), "migrations": _check(revision == self._newest, detail)}
+
+    async def _redis(self) -> dict[str, Any]:
+        try:
+            await self._services.redis.ping()
+        except (RedisError, OSError):
+            return _check(False, "cannot be reached")
+        return _check(True, "reachable")
+
+    async def _durable(self) -> dict[str, Any]:
+        try:
+            found = await self._services.redis.config_get(*DURABLE)
+        except (RedisError, OSError):
+            return _check(False, "its settings cannot be read")
+        found = {_text(name): _text(value) for name, value in found.items()}
+        wrong = [f"{name} is {found.get(name)}, not {value}" for name, value in DURABLE.items() if found.get(name) != value]
+        return _check(not wrong, "; ".join(wrong) or "every accepted command is on disk before its 202")
+
+
+class Metrics:
+    """GET /metrics"""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+
+    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Prometheus's text format; the mailboxes are measured as they are asked for."""
+        resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
+        text = await asyncio.to_thread(telemetry.metrics_text)
+        try:
+            depths = await self._services.projections.depths()
+        except Unavailable:
+            resp.data = text
+            return
+        lines = ["# HELP aforo_mailbox_depth Commands waiting.", "# TYPE aforo_mailbox_depth gauge"]
+        lines += [f'aforo_mailbox_depth{{partition="{p}"}} {depth}' for p, (depth, _) in enumerate(depths)]
+        lines += ["# HELP aforo_mailbox_oldest_seconds Age of the oldest.", "# TYPE aforo_mailbox_oldest_seconds gauge"]
+        lines += [
+            f'aforo_mailbox_oldest_seconds{{partition="{p}"}} {(age or 0) / 1000}' for p, (_, age) in enumerate(depths)
+        ]
+        resp.data = text + "\n".join(lines).encode() + b"\n"
+
+
+def _check(ok: bool, detail: str) -> dict[str, Any]:
+    return {"ok": ok, "detail": detail}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

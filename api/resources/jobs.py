@@ -1,0 +1,39 @@
+"""Jobs: what became of a command."""
+
+from __future__ import annotations
+
+import falcon.asgi
+import msgspec
+
+from api.requests import job_id, preferred_wait
+from api.schemas import job_answer
+from core.bootstrap import ApiServices
+from core.errors import UnknownJob
+
+
+class JobItem:
+    """GET /api/jobs/{job}"""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, job: str) -> None:
+        """The job; with `Prefer: wait=N`, its outcome if that comes in time."""
+        services = self._services
+        name = req.context.job_id = job_id(job)
+        wait_seconds = preferred_wait(req)
+        with services.followers.waiter(name) as waiter:
+            found = await services.job(name)
+            if found is None:
+                raise UnknownJob
+            if wait_seconds and found.outcome is None:
+                found = await waiter.outcome(wait_seconds) or found
+        if wait_seconds and found.outcome is not None:
+            resp.set_header("Preference-Applied", f"wait={wait_seconds}")
+        resp.set_header("Vary", "Prefer")
+        resp.set_header("Cache-Control", "no-store")
+        traffic = None
+        if found.outcome is None:
+            resp.set_header("Retry-After", "1")
+            traffic = await services.projections.traffic(found.session_id)
+        resp.data = msgspec.json.encode(job_answer(found, traffic))

@@ -1,0 +1,60 @@
+"""Every way in which Aforo can fail to decide. A refusal (sold out, duplicate) is an outcome, never one of these.
+
+One shallow tree: the class names the case, its docstring is the default message, and `api/errors.py` maps each class to
+one HTTP answer.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class AforoError(Exception):
+    """Something went wrong."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.cleandoc(self.__class__.__doc__ or ""))
+
+
+class UnknownSession(AforoError):
+    """There is no session with this id."""
+
+
+class UnknownJob(AforoError):
+    """There is no job with this id."""
+
+
+class InvalidFields(AforoError):
+    """Some fields are missing or wrong."""
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        super().__init__()
+        self.fields = fields
+
+
+class IdempotencyKeyReused(AforoError):
+    """This Idempotency-Key was used before, with another body."""
+
+
+class QueueFull(AforoError):
+    """Too many requests are waiting already. Try again shortly."""
+
+    retry_after_seconds = 1
+
+
+class Unavailable(AforoError):
+    """A part that Aforo depends on cannot be reached. Try again shortly."""
+
+    retry_after_seconds = 2
+
+
+class DecisionInterrupted(AforoError):
+    """The batch could not be decided now; its commands stay queued and are tried again."""
+
+
+class SettingsConflict(AforoError):
+    """A setting contradicts what the database was set up with."""
+
+
+class NotMigrated(AforoError):
+    """The database has no Aforo tables, or older ones: run `aforo migrate`."""

@@ -1,0 +1,70 @@
+-- Accepts a group of commands of one partition: one call, one fsync, an answer for each.
+--
+-- Every key of a partition carries its hash tag, so that all of them share one slot:
+--   aforo:{p}:mailbox     stream  s: seq, c: the command (msgpack)      an entry goes when it is applied and published
+--   aforo:{p}:job:<id>    string  'q' or 'd' and a JSON array (model.Job)  while queued never expires; done: the job TTL
+--   aforo:{p}:s:<id>      hash    the session's head: q last queued seq, a last applied seq, v version, c capacity,
+--                                 r reserved, w waiting                  idle (q = a): minutes; else never
+--   aforo:{p}:bell        string  somebody is draining, or a wake-up is on its way   a second or so
+--   aforo:{p}:pace        string  commands applied a second, lately      a minute
+--   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
+--   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
+--
+-- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, then for each command:
+-- job id, session id, the job record up to its seq, the command.
+-- Answers {depth, pace, rung (1: ring the doorbell), {tag, text, applied seq} ...}; tags: A accepted (the record),
+-- K known already (the record), F full, H head unknown, E the server refused (why).
+
+local prefix = string.sub(KEYS[1], 1, -8)
+local limit = tonumber(ARGV[1])
+local depth = redis.call('XLEN', KEYS[1])
+local heads = {}
+local answers = {}
+local accepted = 0
+
+local function head_of(session)
+  local head = heads[session]
+  if head == nil then
+    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a')
+    head = found[1] and { tonumber(found[1]), found[2], 0 } or false
+    heads[session] = head
+  end
+  return head
+end
+
+local function accept(job, session, record, command)
+  local key = prefix .. 'job:' .. job
+  local known = redis.call('GET', key)
+  if known then return { 'K', known, (head_of(session) or { 0, '0' })[2] } end
+  if depth >= limit then return { 'F', '', '0' } end
+  local head = head_of(session)
+  if not head then return { 'H', '', '0' } end
+  local seq = head[1] + 1
+  local text = string.format('%.0f', seq)
+  -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
+  local id = redis.pcall('XADD', KEYS[1], '*', 's', text, 'c', command)
+  if type(id) == 'table' then return { 'E', id['err'], '0' } end
+  record = 'q' .. record .. text .. ',' .. string.match(id, '^%d+') .. ']'
+  redis.call('SET', key, record)
+  head[1] = seq
+  head[3] = head[3] + 1
+  depth = depth + 1
+  accepted = accepted + 1
+  return { 'A', record, head[2] }
+end
+
+for i = 3, #ARGV, 4 do
+  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+end
+
+local rung = 0
+if accepted > 0 then
+  for session, head in pairs(heads) do
+    if head and head[3] > 0 then
+      redis.call('HSET', prefix .. 's:' .. session, 'q', string.format('%.0f', head[1]))
+      redis.call('PERSIST', prefix .. 's:' .. session)
+    end
+  end
+  if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
+end
+return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers }

@@ -1,0 +1,79 @@
+-- Publishes what was committed: entries out of the mailbox, then counts, then statuses, then the news. Keys: accept.lua.
+--
+-- Entries first: XDEL works at maxmemory too, and a script that began with it may then write. Counts before statuses: who
+-- sees an outcome sees its effect. A worker that stalled after its commit publishes late: counts never go back to its
+-- version, and its statuses only replace ones still queued.
+--
+-- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
+-- trial ('over', or 'on' while commands are tried one by one),
+-- number of entries, entry ids ...,
+-- number of sessions, (id, version, last seq, capacity, reserved, waiting, lift) ...,
+-- number of jobs, (job id, session id, record) ...,
+-- number of earlier jobs whose reservation changed, (job id, session id, record) ...
+-- Answers how many entries are left.
+
+local prefix = string.sub(KEYS[1], 1, -8)
+local at = 7
+
+local function next_argument()
+  local value = ARGV[at]
+  at = at + 1
+  return value
+end
+
+local entries = {}
+for _ = 1, tonumber(next_argument()) do entries[#entries + 1] = next_argument() end
+local removed = #entries > 0 and redis.call('XDEL', KEYS[1], unpack(entries)) or 0
+
+local function put_counts(session, version, seq, capacity, reserved, waiting, lift)
+  local key = prefix .. 's:' .. session
+  local head = redis.call('HMGET', key, 'v', 'q')
+  if not head[1] then return false end
+  local queued = head[2]
+  -- Redis numbers from an older state: bring it up by what this batch was renumbered, once, with the entries it concerns.
+  if removed > 0 and lift ~= '0' then queued = redis.call('HINCRBY', key, 'q', lift) end
+  if tonumber(version) < tonumber(head[1]) then return false end
+  redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting)
+  if tonumber(queued) == tonumber(seq) then redis.call('EXPIRE', key, ARGV[2]) end
+  return true
+end
+
+local current = {}
+for _ = 1, tonumber(next_argument()) do
+  local session = ARGV[at]
+  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 6))
+  at = at + 7
+end
+
+local done = {}
+for _ = 1, tonumber(next_argument()) do
+  local job, session, record = next_argument(), next_argument(), next_argument()
+  local key = prefix .. 'job:' .. job
+  local replace = current[session]
+  if not replace then
+    local status = redis.call('GETRANGE', key, 0, 0)
+    replace = status == 'q'
+  end
+  if replace then redis.call('SET', key, record, 'EX', ARGV[1]) end
+  done[#done + 1] = job
+end
+if #done > 0 then redis.call('PUBLISH', ARGV[5], table.concat(done)) end
+
+for _ = 1, tonumber(next_argument()) do
+  local job, session, record = next_argument(), next_argument(), next_argument()
+  if current[session] then redis.call('SET', prefix .. 'job:' .. job, record, 'XX', 'KEEPTTL') end
+end
+
+if ARGV[6] == 'over' then
+  redis.call('DEL', prefix .. 'trial')
+else
+  redis.call('HDEL', prefix .. 'trial', 'name', 'deaths')
+end
+if ARGV[4] ~= '0' then redis.call('SET', prefix .. 'pace', ARGV[4], 'EX', 60) end
+local left = redis.call('XLEN', KEYS[1])
+if left == 0 then
+  redis.call('DEL', prefix .. 'bell')
+else
+  redis.call('SET', prefix .. 'bell', '1', 'PX', ARGV[3])
+end
+return left

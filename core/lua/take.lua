@@ -1,0 +1,28 @@
+-- Reads the oldest entries of a mailbox, and leaves a mark that goes when they are applied: who finds it knows that the
+-- worker before died over them. The caller holds the partition's lock. Keys: see accept.lua.
+--
+--   aforo:{p}:trial  hash  until: last entry of the batch under way; name, deaths: the command being tried by itself
+--
+-- KEYS[1] the mailbox. ARGV: most entries to read. Answers {until or '' if nobody died, entries}.
+
+local prefix = string.sub(KEYS[1], 1, -8)
+local trial = prefix .. 'trial'
+
+local function after(a, b)
+  local a_ms, a_n = string.match(a, '(%d+)-(%d+)')
+  local b_ms, b_n = string.match(b, '(%d+)-(%d+)')
+  if tonumber(a_ms) ~= tonumber(b_ms) then return tonumber(a_ms) > tonumber(b_ms) end
+  return tonumber(a_n) > tonumber(b_n)
+end
+
+local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])
+if #entries == 0 then
+  redis.call('DEL', trial, prefix .. 'bell')
+  return { '', entries }
+end
+local suspect = redis.call('HGET', trial, 'until')
+if suspect and not after(entries[1][1], suspect) then return { suspect, entries } end
+if suspect then redis.call('DEL', trial) end
+-- Written last and allowed to fail: at maxmemory a batch must still be drained, only without the mark.
+redis.pcall('HSET', trial, 'until', entries[#entries][1])
+return { '', entries }

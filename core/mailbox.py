@@ -1,0 +1,354 @@
+"""The mailboxes in Redis: `Door` puts commands in (API, asynchronous), `Mailbox` takes them out (worker).
+
+The Lua scripts under core/lua own the keys and are atomic; this module packs their arguments and reads their answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.retry import Retry
+
+from core.crashpoints import reach
+from core.errors import QueueFull, Unavailable, UnknownSession
+from core.grouping import Grouped
+from core.model import ARGUMENTS_OF, JOB_FORMAT, Arguments, Command, Job, Session, partition_of_job
+
+ENTRY_FORMAT = 1
+GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
+PUBLISH_LIMIT = 256
+BELL_MS = 1000
+IDLE_HEAD_SECONDS = 300
+DONE_CHANNEL = "aforo:done"
+SOCKET_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2.0
+
+_CLIENT_OPTIONS: dict[str, Any] = {
+    "protocol": 2,
+    "socket_timeout": SOCKET_TIMEOUT_SECONDS,
+    "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+    "socket_keepalive": True,
+}
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that never repeats a call by itself: a script that ran and lost its reply must not run unseen again."""
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_CLIENT_OPTIONS)
+
+
+def connect_async(url: str, max_connections: int = 4) -> redis.asyncio.Redis:
+    """The same for an event loop."""
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_SECONDS, retry=retry, **_CLIENT_OPTIONS
+    )
+    return redis.asyncio.Redis(connection_pool=pool)
+
+
+def script(name: str) -> str:
+    """The text of one of the Lua scripts."""
+    return resources.files("core").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+def key(partition: int, name: str) -> str:
+    """A key of a partition; see core/lua/accept.lua for all of them."""
+    return f"aforo:{{{partition}}}:{name}"
+
+
+class Posted(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A command as it lies in a mailbox entry, all but its seq and its time, which the mailbox gives."""
+
+    format: int
+    kind: str
+    session_id: int
+    job_id: str
+    client: str
+    body_hash: str
+    arguments: msgspec.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A mailbox entry that is no command; set aside at once, with what it held."""
+
+    stream_id: str
+    reason: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command with the mailbox entry it came in."""
+
+    stream_id: str
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What lay at the start of a mailbox. `suspect` is the last entry of a batch over which a worker died, or ''."""
+
+    suspect: str
+    entries: list[Entry]
+    unreadable: list[Unreadable]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.entries and not self.unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The door's answer to one command. `known`: the same job had been accepted before."""
+
+    job: Job
+    known: bool
+    applied_seq: int
+    depth: int
+    pace: float
+
+
+def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerprint: str, arguments: Arguments) -> bytes:
+    """The bytes of one mailbox entry."""
+    raw = msgspec.Raw(msgspec.msgpack.encode(arguments))
+    return msgspec.msgpack.encode(Posted(ENTRY_FORMAT, kind, session_id, job_id, client, fingerprint, raw))
+
+
+_posted = msgspec.msgpack.Decoder(Posted)
+_arguments = {kind: msgspec.msgpack.Decoder(shape) for kind, shape in ARGUMENTS_OF.items()}
+
+
+def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadable:
+    """Read a mailbox entry; what cannot be read comes back as Unreadable, never as an exception."""
+    try:
+        seq = int(fields[b"s"])
+        posted = _posted.decode(fields[b"c"])
+        if posted.format != ENTRY_FORMAT:
+            raise ValueError(f"entry format {posted.format} is not known here")
+        arguments = _arguments[posted.kind].decode(posted.arguments)
+        accepted_at = int(stream_id.partition("-")[0])
+        partition_of_job(posted.job_id, 1)
+    except (KeyError, ValueError, msgspec.MsgspecError) as exc:
+        return Unreadable(stream_id, f"{type(exc).__name__}: {exc}", repr(fields).encode())
+    command = Command(
+        posted.job_id, posted.session_id, seq, posted.kind, arguments, posted.client, posted.body_hash, accepted_at
+    )
+    return Entry(stream_id, command)
+
+
+def encode_job(job: Job) -> bytes:
+    """A job as its Redis key holds it: 'q' (queued) or 'd' (done), then a JSON array."""
+    return (b"q" if job.outcome is None else b"d") + msgspec.json.encode(job)
+
+
+_job = msgspec.json.Decoder(Job)
+
+
+def decode_job(record: bytes) -> Job:
+    """The reverse of `encode_job`, also for the record that the accept script completes."""
+    return _job.decode(memoryview(record)[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Knock:
+    partition: int
+    job_id: str
+    session_id: int
+    record: bytes
+    command: bytes
+
+
+class Door:
+    """Accepts commands: all that wait go in one round trip, one script call for each partition among them."""
+
+    def __init__(self, client: redis.asyncio.Redis, partitions: int, max_queued: int, ring: Any) -> None:
+        """`ring(partition)` is called, without waiting, when a partition's workers have to be woken."""
+        self._client = client
+        self._partitions = partitions
+        self._max_queued = max_queued
+        self._ring = ring
+        self._source = script("accept")
+        self._sha: str | None = None
+        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
+
+    async def accept(self, job: Job, arguments: Arguments) -> Receipt:
+        """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
+
+        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable.
+        """
+        record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
+        command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
+        partition = partition_of_job(job.id, self._partitions)
+        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command))
+
+    async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, knock in enumerate(knocks):
+            groups[knock.partition].append(index)
+        replies = await self._call_twice_at_most(groups, knocks)
+        receipts: list[Receipt | Exception] = [Unavailable()] * len(knocks)
+        for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
+            if isinstance(reply, Exception):
+                continue
+            depth, pace, rung, answers = reply
+            if rung:
+                reach("accepted")
+                self._ring(partition)
+            for index, answer in zip(indexes, answers, strict=True):
+                receipts[index] = _receipt(answer, depth, float(pace))
+        return receipts
+
+    async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+        """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
+        try:
+            replies = await self._call(groups, knocks)
+            if not any(isinstance(reply, (NoScriptError, redis.ConnectionError)) for reply in replies):
+                return replies
+        except (RedisError, OSError):
+            self._sha = None
+        try:
+            return await self._call(groups, knocks)
+        except (RedisError, OSError) as exc:
+            self._sha = None
+            raise Unavailable from exc
+
+    async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+        if self._sha is None:
+            self._sha = await self._client.script_load(self._source)
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, indexes in groups.items():
+            arguments: list[Any] = [self._max_queued, BELL_MS]
+            for index in indexes:
+                knock = knocks[index]
+                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
+            pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
+        replies = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            self._sha = None
+        return replies
+
+
+def _receipt(answer: Sequence[bytes], depth: int, pace: float) -> Receipt | Exception:
+    tag, text, applied = answer
+    if tag in (b"A", b"K"):
+        return Receipt(decode_job(text), tag == b"K", int(applied), depth, pace)
+    if tag == b"F":
+        return QueueFull()
+    if tag == b"H":
+        return UnknownSession()
+    return Unavailable("Redis refused to store the request. Try again shortly.")
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a committed batch tells Redis.
+
+    `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
+    jobs of before whose reservation this batch changed. `lifts`: see decide.Numbered.
+    """
+
+    rows: list[tuple[str, Job | None]]
+    sessions: dict[int, Session]
+    lifts: dict[int, int]
+    earlier: list[Job]
+    trial_over: bool
+    pace: float
+
+
+class Mailbox:
+    """The worker's side: take, name, publish."""
+
+    def __init__(self, client: redis.Redis, job_ttl_seconds: int) -> None:
+        self._client = client
+        self._job_ttl_seconds = job_ttl_seconds
+        self._take = client.register_script(script("take"))
+        self._name = client.register_script(script("name"))
+        self._publish = client.register_script(script("publish"))
+
+    def take(self, partition: int, limit: int) -> Taken:
+        """The oldest entries, at most `limit`; they stay until published. Raises Unavailable."""
+        suspect, rows = self._run(partial(self._take, keys=[key(partition, "mailbox")], args=[limit]))
+        taken = Taken(suspect.decode(), [], [])
+        for stream_id, flat in rows:
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            read = decode_entry(stream_id.decode(), fields)
+            (taken.entries if isinstance(read, Entry) else taken.unreadable).append(read)  # type: ignore[arg-type]
+        return taken
+
+    def name(self, partition: int, stream_id: str) -> int:
+        """Name the one command about to be tried by itself. How many workers died over it so far. Raises Unavailable."""
+        return self._run(partial(self._name, keys=[key(partition, "mailbox")], args=[stream_id]))
+
+    def forgive(self, partition: int, one_by_one: bool) -> None:
+        """The batch failed, but not by its commands' fault: take the mark back, as far as Redis can be reached."""
+        trial = key(partition, "trial")
+        try:
+            if one_by_one:
+                self._client.hincrby(trial, "deaths", -1)
+            else:
+                self._client.delete(trial)
+        except (RedisError, OSError):
+            return  # At worst the next batch goes one by one.
+
+    def publish(self, partition: int, news: Publication) -> int:
+        """Publish a committed batch, in parts that do not hold Redis for long. How many entries are left. Raises Unavailable."""
+        left = 0
+        for index, arguments in enumerate(self._parts(news)):
+            if index:
+                reach("between_publishes")
+            left = self._run(partial(self._publish, keys=[key(partition, "mailbox")], args=arguments))
+        return left
+
+    def _parts(self, news: Publication) -> list[list[Any]]:
+        starts = range(0, max(len(news.rows), len(news.earlier), 1), PUBLISH_LIMIT)
+        parts: list[list[Any]] = []
+        lifts = dict(news.lifts)
+        for start in reversed(starts):  # backwards, so that a lift goes with the last of its session's entries
+            rows = news.rows[start : start + PUBLISH_LIMIT]
+            earlier = news.earlier[start : start + PUBLISH_LIMIT]
+            jobs = [job for _, job in rows if job is not None]
+            touched = {job.session_id for job in (*jobs, *earlier)}
+            sessions = [news.sessions[session_id] for session_id in touched]
+            trial = "over" if news.trial_over and start == starts[-1] else "on"
+            part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL, trial]
+            part += (len(rows), *(stream_id for stream_id, _ in rows), len(sessions))
+            for s in sessions:
+                part += (s.id, s.version, s.last_seq, s.capacity, s.reserved, s.waiting, lifts.pop(s.id, 0))
+            for group in (jobs, earlier):
+                part.append(len(group))
+                for job in group:
+                    part += (job.id, job.session_id, encode_job(job))
+            parts.append(part)
+        return parts[::-1]
+
+    def ages_ms(self, partitions: int) -> list[int | None]:
+        """How long the oldest entry of each mailbox has waited, by Redis's own clock; None where nothing waits."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.time()
+        for partition in range(partitions):
+            pipeline.xrange(key(partition, "mailbox"), count=1)
+        (seconds, micros), *heads = self._run(pipeline.execute)
+        now_ms = seconds * 1000 + micros // 1000
+        return [now_ms - int(head[0][0].partition(b"-")[0]) if head else None for head in heads]
+
+    def _run(self, call: Any) -> Any:
+        try:
+            return call()
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+
+
+def draft_job(job_id: str, kind: str, session_id: int, client: str, fingerprint: str) -> Job:
+    """A job on its way to the door: no seq, no time."""
+    return Job(JOB_FORMAT, job_id, kind, session_id, client, fingerprint, 0, int(time.time() * 1000))

@@ -1,0 +1,49 @@
+"""The schema's history, by Alembic. `upgrade` brings a database to the newest revision; any number may call it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from core.settings import Settings
+from core.store import LOCK_NAMESPACE, create_engine, found_deployment, translated
+
+MIGRATION_LOCK = -1  # beside the partitions' locks, which count from 0
+LOCK_WAIT = "60s"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    return config
+
+
+def newest() -> str:
+    """The revision this release expects."""
+    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
+def upgrade(settings: Settings) -> str:
+    """Migrate to the newest revision, under an advisory lock; the first time also fix the number of partitions.
+
+    Answers the revision. Raises Unavailable.
+    """
+    engine = create_engine(settings.database_url, 1)
+    try:
+        with translated(), engine.begin() as connection:
+            for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
+                connection.execute(text("SELECT set_config(:name, '0', true) FROM pg_settings WHERE name = :name"), {"name": limit})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
+            lock = {"namespace": LOCK_NAMESPACE, "lock": MIGRATION_LOCK}
+            connection.execute(text("SELECT pg_advisory_xact_lock(:namespace, :lock)"), lock)
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            found_deployment(connection, settings.partitions)
+    finally:
+        engine.dispose()
+    return newest()

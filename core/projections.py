@@ -1,0 +1,115 @@
+"""What the API reads of Redis: job statuses and slot counts. Both can be rebuilt from Postgres, and are when missing.
+
+Reads of concurrent requests share a round trip that begins after each of them arrived.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from core.errors import Unavailable
+from core.grouping import Grouped
+from core.mailbox import IDLE_HEAD_SECONDS, decode_job, key, script
+from core.model import Job, Session, partition_of_job, partition_of_session
+
+READ_LIMIT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A session's counters as Redis has them; `version` says which state of the session they belong to."""
+
+    version: int
+    applied_seq: int
+    capacity: int
+    reserved: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a queued job can be told: how far its session is, how much its partition holds, and how fast that goes."""
+
+    applied_seq: int
+    depth: int
+    pace: float
+
+
+class Projections:
+    """Asynchronous reader (and rebuilder) of the projections. Raises Unavailable when Redis cannot be reached."""
+
+    def __init__(self, client: redis.asyncio.Redis, partitions: int) -> None:
+        self._client = client
+        self._partitions = partitions
+        self._put_head = client.register_script(script("head"))
+        self.job: Grouped[str, Job | None] = Grouped(self._jobs, READ_LIMIT)
+        self.head: Grouped[int, Head | None] = Grouped(self._heads, READ_LIMIT)
+        self.traffic: Grouped[int, Traffic] = Grouped(self._traffic, READ_LIMIT)
+
+    async def put_head(self, session: Session) -> bool:
+        """Put a session's counters where Redis has none or older ones. True if Redis never saw the partition before."""
+        partition = partition_of_session(session.id, self._partitions)
+        counts = (session.version, session.last_seq, session.capacity, session.reserved, session.waiting)
+        try:
+            return bool(
+                await self._put_head(
+                    keys=[key(partition, "mailbox")],
+                    args=[session.id, *counts, IDLE_HEAD_SECONDS, int(time.time() * 1000)],
+                )
+            )
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+
+    async def depths(self) -> list[tuple[int, int | None]]:
+        """For each partition: entries waiting, and the age in milliseconds of the oldest (None when nothing waits)."""
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.time()
+        for partition in range(self._partitions):
+            pipeline.xlen(key(partition, "mailbox"))
+            pipeline.xrange(key(partition, "mailbox"), count=1)
+        (seconds, micros), *rows = await self._execute(pipeline)
+        now_ms = seconds * 1000 + micros // 1000
+        return [
+            (rows[i], now_ms - int(rows[i + 1][0][0].partition(b"-")[0]) if rows[i + 1] else None)
+            for i in range(0, len(rows), 2)
+        ]
+
+    async def _jobs(self, job_ids: Sequence[str]) -> Sequence[Job | None]:
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.get(key(partition_of_job(job_id, self._partitions), f"job:{job_id}"))
+        return [decode_job(record) if record else None for record in await self._execute(pipeline)]
+
+    async def _heads(self, session_ids: Sequence[int]) -> Sequence[Head | None]:
+        pipeline = self._client.pipeline(transaction=False)
+        for session_id in session_ids:
+            pipeline.hmget(self._head_key(session_id), "v", "a", "c", "r", "w")
+        rows = await self._execute(pipeline)
+        return [Head(*map(int, row)) if row[0] is not None else None for row in rows]
+
+    async def _traffic(self, session_ids: Sequence[int]) -> Sequence[Traffic]:
+        pipeline = self._client.pipeline(transaction=False)
+        for session_id in session_ids:
+            partition = partition_of_session(session_id, self._partitions)
+            pipeline.hget(self._head_key(session_id), "a")
+            pipeline.xlen(key(partition, "mailbox"))
+            pipeline.get(key(partition, "pace"))
+        rows = await self._execute(pipeline)
+        return [
+            Traffic(int(rows[i] or 0), rows[i + 1], float(rows[i + 2] or 0)) for i in range(0, len(rows), 3)
+        ]
+
+    def _head_key(self, session_id: int) -> str:
+        return key(partition_of_session(session_id, self._partitions), f"s:{session_id}")
+
+    async def _execute(self, pipeline: Any) -> list[Any]:
+        try:
+            return await pipeline.execute()
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc

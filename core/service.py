@@ -1,0 +1,299 @@
+"""The two use cases: `Drain` applies a partition's commands (worker), `Submit` takes a command in (API).
+
+Both speak to ports (`Protocol`s), not to drivers, so that a test can place a fault exactly; bootstrap wires the real ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from core import telemetry
+from core.crashpoints import is_armed, reach
+from core.decide import Decision, Incident, Known, Numbered, PersonKey, State, decide, number
+from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
+from core.mailbox import Entry, Publication, Receipt, Taken, Unreadable, draft_job
+from core.model import (
+    JOB_FORMAT,
+    REPLAY,
+    Arguments,
+    Command,
+    Job,
+    JobReservation,
+    Reservation,
+    Session,
+    Verdict,
+    body_hash,
+    keyed_job_id,
+    new_job_id,
+    replay_id,
+)
+
+log = logging.getLogger(__name__)
+
+DEATHS_TO_QUARANTINE = 3
+DRAIN_SECONDS = 0.1  # then the next partition gets its turn
+HEAD_ATTEMPTS = 3
+
+
+class BatchPort(Protocol):
+    """One transaction under a partition's lock: see core.store.Batch."""
+
+    applied_at: int
+
+    def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]: ...
+    def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]: ...
+    def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]: ...
+    def positions(self, count: int) -> list[int]: ...
+    def write(self, decision: Decision) -> None: ...
+    def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]: ...
+    def record_incidents(self, incidents: Sequence[Incident]) -> None: ...
+    def set_aside(self, unreadable: Sequence[Unreadable]) -> None: ...
+
+
+class StorePort(Protocol):
+    """See core.store.Store."""
+
+    def batch(self, partition: int) -> AbstractContextManager[BatchPort | None]: ...
+
+
+class MailboxPort(Protocol):
+    """See core.mailbox.Mailbox."""
+
+    def take(self, partition: int, limit: int) -> Taken: ...
+    def name(self, partition: int, stream_id: str) -> int: ...
+    def forgive(self, partition: int, one_by_one: bool) -> None: ...
+    def publish(self, partition: int, news: Publication) -> int: ...
+
+
+class Drain:
+    """Applies what waits in a partition's mailbox, batch by batch, each in one transaction."""
+
+    def __init__(self, store: StorePort, mailbox: MailboxPort, batch_size: int, ring: Callable[[int], None]) -> None:
+        self._store = store
+        self._mailbox = mailbox
+        self._batch_size = batch_size
+        self._ring = ring
+        self._pace: dict[int, float] = {}
+
+    def __call__(self, partition: int) -> int:
+        """Drain one partition until it is empty, somebody else has it, or its turn is over. How many commands were dealt with.
+
+        Raises Unavailable when Postgres or Redis cannot serve; the commands stay in the mailbox.
+        """
+        until = time.monotonic() + DRAIN_SECONDS
+        dealt_with = 0
+        while True:
+            count, left = self._batch(partition)
+            dealt_with += count
+            if not left:
+                return dealt_with
+            if time.monotonic() > until:
+                self._ring(partition)
+                return dealt_with
+
+    def _batch(self, partition: int) -> tuple[int, int]:
+        started = time.monotonic()
+        one_by_one = False
+        try:
+            with self._store.batch(partition) as batch:
+                if batch is None:
+                    return 0, 0
+                taken = self._mailbox.take(partition, self._batch_size)
+                if taken.is_empty:
+                    return 0, 0
+                one_by_one = bool(taken.suspect)
+                reach("after_read")
+                applied = self._apply(batch, partition, taken)
+                reach("before_commit")
+        except Unavailable:
+            self._mailbox.forgive(partition, one_by_one)
+            raise
+        reach("after_commit")
+        news = applied.publication(self._measure(partition, applied.count, started), taken)
+        left = self._mailbox.publish(partition, news)
+        reach("after_publish")
+        telemetry.applied(applied.verdicts, applied.incidents)
+        return applied.count, left
+
+    def _apply(self, batch: BatchPort, partition: int, taken: Taken) -> Applied:
+        known = batch.known([e.command.job_id for e in taken.entries]) if taken.entries else {}
+        entries = self._selected(partition, taken, known)
+        sessions = batch.lock_sessions(e.command.session_id for e in entries) if entries else {}
+        strays = [_stray(e) for e in entries if e.command.session_id not in sessions]
+        entries = [e for e in entries if e.command.session_id in sessions]
+        if unreadable := [*taken.unreadable, *strays]:
+            batch.set_aside(unreadable)
+        numbered = self._number(batch, entries, known, sessions)
+        commands = _positioned(numbered.commands, batch)
+        decision = decide(State(sessions, self._live(batch, commands)), commands)
+        batch.write(decision)
+        if numbered.incidents:
+            batch.record_incidents(numbered.incidents)
+        earlier = batch.jobs_of(decision.updated) if decision.updated else []
+        known_jobs = {job_id: job for job_id, (job, _) in known.items()}
+        return Applied(batch.applied_at, entries, unreadable, sessions, known_jobs, numbered, decision, earlier)
+
+    def _selected(self, partition: int, taken: Taken, known: dict[str, tuple[Job, Known]]) -> list[Entry]:
+        """All entries; or, after a death, those the ledger knows at the start, or else the first one by itself."""
+        if not taken.suspect:
+            return taken.entries
+        safe = 0
+        while safe < len(taken.entries) and taken.entries[safe].command.job_id in known:
+            safe += 1
+        if safe or not taken.entries:
+            return taken.entries[:safe]
+        first = taken.entries[0]
+        deaths = self._mailbox.name(partition, first.stream_id)
+        if deaths >= DEATHS_TO_QUARANTINE:
+            log.error("quarantined", extra={"job_id": first.command.job_id, "partition": partition, "deaths": deaths})
+            return [Entry(first.stream_id, msgspec.structs.replace(first.command, quarantined=True))]
+        return [first]
+
+    def _number(
+        self, batch: BatchPort, entries: list[Entry], known: dict[str, tuple[Job, Known]], sessions: dict[int, Session]
+    ) -> Numbered:
+        commands = [e.command for e in entries]
+        firsts = {job_id: seen for job_id, (_, seen) in known.items()}
+        suspects = [replay_id(c.job_id, c.session_id, c.seq) for c in commands if _looks_replayed(c, firsts)]
+        replays = set(batch.known(suspects)) if suspects else set()
+        numbered = number(commands, firsts, replays, {s.id: s.last_seq for s in sessions.values()})
+        for incident in numbered.incidents:
+            log.error(incident.kind, extra={"session_id": incident.session_id, **incident.detail})
+        return numbered
+
+    def _live(self, batch: BatchPort, commands: Sequence[Command]) -> dict[PersonKey, Reservation]:
+        if is_armed("deciding"):
+            for command in commands:
+                if command.arguments is not None and not command.quarantined:
+                    reach("deciding", command.arguments.email_key)
+        people = [(c.session_id, c.arguments.email_key) for c in commands if c.arguments is not None]
+        return batch.live(people) if people else {}
+
+    def _measure(self, partition: int, count: int, started: float) -> float:
+        rate = count / max(time.monotonic() - started, 1e-4)
+        self._pace[partition] = 0.8 * self._pace.get(partition, rate) + 0.2 * rate
+        return self._pace[partition]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A committed batch, as the publication needs it."""
+
+    applied_at: int
+    entries: list[Entry]
+    unreadable: list[Unreadable]
+    sessions: dict[int, Session]
+    known: dict[str, Job]
+    numbered: Numbered
+    decision: Decision
+    earlier: list[Job]
+
+    @property
+    def count(self) -> int:
+        return len(self.entries) + len(self.unreadable)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.decision.verdicts
+
+    @property
+    def incidents(self) -> list[Incident]:
+        return self.numbered.incidents
+
+    def publication(self, pace: float, taken: Taken) -> Publication:
+        """What Redis is told: every entry dealt with, beside the job it stands for."""
+        jobs = dict(self.known)
+        held = {r.id: r for r in (*self.decision.inserted, *self.decision.updated)}
+        for verdict in self.verdicts:
+            if verdict.command.kind != REPLAY:
+                jobs[verdict.command.job_id] = _job(verdict, held, self.applied_at)
+        for job in self.earlier:
+            if job.id in jobs:
+                jobs[job.id] = job
+        rows: list[tuple[str, Job | None]] = [(u.stream_id, None) for u in self.unreadable]
+        rows += [(e.stream_id, jobs[e.command.job_id]) for e in self.entries]
+        sessions = {**self.sessions, **self.decision.sessions}
+        over = not taken.suspect or not taken.entries or rows[-1][0] == taken.suspect
+        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace)
+
+
+def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:
+    c = verdict.command
+    r = held.get(verdict.reservation_id) if verdict.reservation_id is not None else None
+    return Job(
+        JOB_FORMAT,
+        c.job_id,
+        c.kind,
+        c.session_id,
+        c.client,
+        c.body_hash,
+        c.seq,
+        c.accepted_at,
+        verdict.outcome,
+        applied_at,
+        c.accepted_seq is not None,
+        None if r is None else JobReservation(r.id, r.session_id, r.status, r.seats),
+    )
+
+
+def _positioned(commands: Sequence[Command], batch: BatchPort) -> list[Command]:
+    if not commands:
+        return []
+    positions = batch.positions(len(commands))
+    return [msgspec.structs.replace(c, position=p) for c, p in zip(commands, positions, strict=True)]
+
+
+def _looks_replayed(command: Command, firsts: dict[str, Known]) -> bool:
+    seen = firsts.get(command.job_id)
+    return seen is not None and command.seq not in (seen.seq, seen.accepted_seq)
+
+
+def _stray(entry: Entry) -> Unreadable:
+    content = msgspec.json.encode(entry.command)
+    return Unreadable(entry.stream_id, f"there is no session {entry.command.session_id}", content)
+
+
+class DoorPort(Protocol):
+    """See core.mailbox.Door."""
+
+    def accept(self, job: Job, arguments: Arguments) -> Awaitable[Receipt]: ...
+
+
+class Submit:
+    """Takes one command in: gives it its job id, passes it through the door, loads the session's head where it is cold."""
+
+    def __init__(self, door: DoorPort, load_head: Callable[[int], Awaitable[bool]], secret: bytes) -> None:
+        """`load_head(session_id)` puts the head into Redis; False when there is no such session."""
+        self._door = door
+        self._load_head = load_head
+        self._secret = secret
+
+    def draft(self, kind: str, session_id: int, arguments: Arguments, client: str, idempotency_key: str | None) -> Job:
+        """The job that this request will be. The same key from the same client names the same job."""
+        if idempotency_key is None:
+            job_id = new_job_id(session_id)
+        else:
+            job_id = keyed_job_id(self._secret, client, session_id, kind, idempotency_key)
+        return draft_job(job_id, kind, session_id, client, body_hash(arguments))
+
+    async def __call__(self, draft: Job, arguments: Arguments) -> Receipt:
+        """Accept the command; when this returns it is durable. Raises UnknownSession, QueueFull, Unavailable,
+        IdempotencyKeyReused."""
+        for _ in range(HEAD_ATTEMPTS):
+            try:
+                receipt = await self._door.accept(draft, arguments)
+            except UnknownSession:
+                if not await self._load_head(draft.session_id):
+                    raise
+                continue
+            if receipt.known and receipt.job.body_hash != draft.body_hash:
+                raise IdempotencyKeyReused
+            return receipt
+        raise Unavailable

@@ -1,0 +1,85 @@
+"""Everything an operator can set, in one frozen object read from the environment (prefix AFORO_) and checked at start."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SettingsConflict
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Build it with `load()`, which words errors for operators."""
+
+    model_config = SettingsConfigDict(env_prefix="AFORO_", frozen=True, extra="ignore")
+
+    database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name")
+    redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS)")
+    broker_url: str | None = Field(None, description="Celery's broker; the Redis when unset")
+    partitions: int = Field(16, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
+    max_queued: int = Field(100_000, ge=1, description="commands that may wait in one partition; more get 503")
+    batch_size: int = Field(1000, ge=1, le=5000, description="commands applied in one transaction, at most")
+    auth: Literal["open", "keys"] = Field("open", description="who may call; open listens on loopback only")
+    trust_network: bool = Field(False, description="let AUTH=open listen beyond loopback, because something guards it")
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: int = Field(8000, ge=1, le=65535, description="port the API listens on")
+    api_processes: int = Field(2, ge=1, le=64, description="gunicorn worker processes")
+    worker_processes: int = Field(2, ge=1, le=64, description="Celery worker processes on this machine")
+    job_ttl_seconds: int = Field(86_400, ge=1, description="how long Redis keeps a finished job; Postgres keeps it for good")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    metrics_dir: str | None = Field(None, description="folder where processes of one host share their metrics")
+    crash_at: str | None = Field(None, description="tests only: the crash point to arm")
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_by_psycopg2(cls, url: str) -> str:
+        scheme, found, rest = url.partition("://")
+        if not found or scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
+            raise ValueError("must begin with postgresql://")
+        return f"postgresql+psycopg2://{rest}"
+
+    @field_validator("redis_url", "broker_url")
+    @classmethod
+    def _no_valkey_scheme(cls, url: str | None) -> str | None:
+        if url is not None and url.startswith(("valkey://", "valkeys://")):
+            raise ValueError("use redis:// (or rediss://) for Valkey too: the client library knows no valkey://")
+        return url
+
+    @model_validator(mode="after")
+    def _open_stays_at_home(self) -> Settings:
+        if self.auth == "open" and not self.trust_network and not _is_loopback(self.host):
+            raise ValueError(
+                f"AUTH=open lets anybody in, so it listens on loopback only, not on {self.host}; "
+                "set TRUST_NETWORK=true if something in front keeps strangers out"
+            )
+        return self
+
+    @property
+    def celery_broker(self) -> str:
+        """The URL Celery connects to."""
+        return self.broker_url or self.redis_url
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(**overrides: object) -> Settings:
+    """Settings from the environment. Raises SettingsConflict with one line for each wrong or missing variable."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as exc:
+        lines = [f"{_variable(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in exc.errors()]
+        raise SettingsConflict("The settings cannot be used:\n  " + "\n  ".join(lines)) from exc
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return f"AFORO_{str(location[0]).upper()}: " if location else ""

@@ -1,0 +1,344 @@
+"""Postgres, the truth: the sole owner of SQL that writes. One `Batch` is one transaction under its partition's lock.
+
+Every statement is set-wise: a batch costs about eight of them, whether it holds one command or a thousand. Driver errors
+are translated here: `Unavailable` when Postgres cannot serve now, anything else is somebody's fault and stays itself.
+"""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import psycopg2
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from core.crashpoints import reach
+from core.decide import Decision, Incident, Known, PersonKey
+from core.errors import NotMigrated, SettingsConflict, Unavailable
+from core.mailbox import Unreadable
+from core.model import CREATE, CREATED, JOB_FORMAT, Job, JobReservation, Reservation, Session, Verdict, new_job_id
+
+LOCK_NAMESPACE = 0x41464F  # 'AFO': keeps our advisory locks apart from other applications' in the same database
+
+_SESSION_SETTINGS = {
+    "statement_timeout": "15s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "3s",
+    "timezone": "UTC",
+}
+
+# Postgres's own classes of "not now": read-only, resources, operator, i/o, deadlock and serialisation, lock time-out.
+_NOT_NOW = ("25006", "25P0", "53", "57", "58", "40", "55P03", "08")
+
+LOCK = "SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+SESSIONS_FOR_UPDATE = """
+SELECT id, capacity, reserved, waiting, last_seq, version,
+       (extract(epoch FROM closed_at) * 1000)::bigint, (extract(epoch FROM cancelled_at) * 1000)::bigint
+FROM sessions WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"""
+
+JOB_COLUMNS = """
+SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(epoch FROM j.accepted_at) * 1000)::bigint,
+       j.outcome, (extract(epoch FROM j.applied_at) * 1000)::bigint, j.accepted_seq, r.id, r.status, r.seats
+FROM jobs j LEFT JOIN reservations r ON r.id = j.reservation_id"""
+
+JOBS_BY_ID = JOB_COLUMNS + " WHERE j.id = ANY(%s::uuid[])"
+
+JOBS_BY_SEQ = (
+    JOB_COLUMNS
+    + " JOIN unnest(%s::bigint[], %s::bigint[]) AS w(session_id, seq) ON j.session_id = w.session_id AND j.seq = w.seq"
+)
+
+LIVE_RESERVATIONS = """
+SELECT r.id, r.session_id, r.name, r.email, r.email_key, r.seats, r.status, r.seq, r.client,
+       (extract(epoch FROM r.created_at) * 1000)::bigint, (extract(epoch FROM r.cancelled_at) * 1000)::bigint
+FROM unnest(%s::bigint[], %s::text[]) AS w(session_id, email_key)
+JOIN reservations r ON r.session_id = w.session_id AND r.email_key = w.email_key AND r.status <> 'cancelled'"""
+
+POSITIONS = "SELECT nextval('positions') FROM generate_series(1, %s)"
+
+UPDATE_RESERVATIONS = """
+UPDATE reservations r SET status = w.status, seats = w.seats, cancelled_at = to_timestamp(w.cancelled_at / 1000.0)
+FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::bigint[]) AS w(id, status, seats, cancelled_at)
+WHERE r.id = w.id"""
+
+COPY_RESERVATIONS = """COPY reservations
+(id, session_id, name, email, email_key, seats, status, seq, client, created_at, cancelled_at) FROM STDIN"""
+
+COPY_JOBS = """COPY jobs (id, session_id, seq, kind, arguments, client, body_hash, batch, outcome, effects, reservation_id,
+position, accepted_seq, replay_of, accepted_at, applied_at) FROM STDIN"""
+
+UPDATE_SESSIONS = """
+UPDATE sessions s SET reserved = w.reserved, waiting = w.waiting, last_seq = w.last_seq, version = w.version
+FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bigint[], %s::bigint[]) AS w(id, reserved, waiting, last_seq, version)
+WHERE s.id = w.id"""
+
+INSERT_INCIDENTS = """
+INSERT INTO incidents (kind, partition, session_id, detail)
+SELECT * FROM unnest(%s::text[], %s::int[], %s::bigint[], %s::jsonb[])"""
+
+INSERT_UNREADABLE = """
+INSERT INTO unreadable (partition, stream_id, reason, content)
+SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT DO NOTHING"""
+
+INSERT_SESSION = """
+INSERT INTO sessions (title, description, location, start_time, end_time, capacity) VALUES (%s, %s, %s, %s, %s, %s)
+RETURNING id, (extract(epoch FROM created_at) * 1000)::bigint"""
+
+INSERT_CREATION = """
+INSERT INTO jobs (id, session_id, seq, kind, arguments, client, body_hash, batch, outcome, position, accepted_at, applied_at)
+SELECT %s, %s, 0, %s, %s, %s, '', p, %s, p, now(), now() FROM nextval('positions') AS p"""
+
+
+def create_engine(url: str, pool_size: int) -> Engine:
+    """One engine a process, made after fork. Connections carry their time-outs; none is opened here."""
+    engine = sqlalchemy.create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=False,
+        isolation_level="READ COMMITTED",
+        connect_args={
+            "connect_timeout": 3,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "application_name": "aforo",
+        },
+    )
+    event.listen(engine, "connect", _set_timeouts)
+    return engine
+
+
+def _set_timeouts(connection: Any, _record: object) -> None:
+    settings = dict(_SESSION_SETTINGS)
+    if connection.server_version >= 170000:
+        settings["transaction_timeout"] = "30s"
+    with connection.cursor() as cursor:
+        cursor.execute(";".join(f"SET {name} = '{value}'" for name, value in settings.items()))
+    connection.commit()
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise Unavailable for what is Postgres's state and not the statement's fault."""
+    try:
+        yield
+    except (DBAPIError, psycopg2.Error) as exc:  # the driver's own come from COPY, which SQLAlchemy does not wrap
+        cause = exc.orig if isinstance(exc, DBAPIError) else exc
+        code = getattr(cause, "pgcode", None)
+        if code == "42P01":
+            raise NotMigrated from exc
+        if code is None and isinstance(cause, (psycopg2.OperationalError, psycopg2.InterfaceError)):
+            raise Unavailable("Postgres cannot be reached.") from exc
+        if code is not None and code.startswith(_NOT_NOW):
+            raise Unavailable("Postgres cannot serve this now.") from exc
+        raise
+    except sqlalchemy.exc.TimeoutError as exc:
+        raise Unavailable("All connections to Postgres are busy.") from exc
+
+
+class Batch:
+    """One drain's transaction. Every method is one statement, over all that the batch holds."""
+
+    def __init__(self, connection: Connection, partition: int, applied_at: int) -> None:
+        self._connection = connection
+        self._partition = partition
+        self.applied_at = applied_at
+
+    def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]:
+        """Lock the rows of the sessions concerned, in id order, and read them."""
+        rows = self._rows(SESSIONS_FOR_UPDATE, (sorted(set(ids)),))
+        return {row[0]: Session(*row) for row in rows}
+
+    def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]:
+        """What the ledger already holds of these jobs."""
+        return {job.id: (job, known) for job, known in self._jobs(JOBS_BY_ID, (list(job_ids),))}
+
+    def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]:
+        """The jobs that made these reservations, as they read now."""
+        wanted = ([r.session_id for r in reservations], [r.seq for r in reservations])
+        return [job for job, _ in self._jobs(JOBS_BY_SEQ, wanted)]
+
+    def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]:
+        """The live reservations of these people."""
+        keys = list(set(people))
+        rows = self._rows(LIVE_RESERVATIONS, ([k[0] for k in keys], [k[1] for k in keys]))
+        return {(row[1], row[4]): Reservation(*row) for row in rows}
+
+    def positions(self, count: int) -> list[int]:
+        """Fresh positions, growing."""
+        return [row[0] for row in self._rows(POSITIONS, (count,))]
+
+    def write(self, decision: Decision) -> None:
+        """Write a decision whole: cancels before inserts, so that a place and a person can change hands within a batch."""
+        if decision.updated:
+            rows = decision.updated
+            columns = ([r.id for r in rows], [r.status for r in rows], [r.seats for r in rows], [r.cancelled_at for r in rows])
+            self._connection.exec_driver_sql(UPDATE_RESERVATIONS, columns)
+        if decision.inserted:
+            self._copy(COPY_RESERVATIONS, (_reservation_line(r) for r in decision.inserted))
+        reach("mid_transaction")
+        if decision.verdicts:
+            batch = decision.verdicts[0].command.position
+            applied_at = _time(self.applied_at)
+            self._copy(COPY_JOBS, (_job_line(verdict, batch, applied_at) for verdict in decision.verdicts))
+        sessions = sorted(decision.sessions.values(), key=lambda s: s.id)
+        if sessions:
+            columns = tuple([getattr(s, name) for s in sessions] for name in ("id", "reserved", "waiting", "last_seq", "version"))
+            self._connection.exec_driver_sql(UPDATE_SESSIONS, columns)
+
+    def record_incidents(self, incidents: Sequence[Incident]) -> None:
+        """Write down what only lost data can cause."""
+        rows = [(i.kind, self._partition, i.session_id, msgspec.json.encode(i.detail).decode()) for i in incidents]
+        self._connection.exec_driver_sql(INSERT_INCIDENTS, tuple(map(list, zip(*rows, strict=True))))
+
+    def set_aside(self, unreadable: Sequence[Unreadable]) -> None:
+        """Keep entries that are no commands where an operator can see them."""
+        rows = [(self._partition, u.stream_id, u.reason, u.content) for u in unreadable]
+        self._connection.exec_driver_sql(INSERT_UNREADABLE, tuple(map(list, zip(*rows, strict=True))))
+
+    def _rows(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(statement, parameters).fetchall()
+
+    def _jobs(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Job, Known]]:
+        return [job_of(row) for row in self._rows(statement, parameters)]
+
+    def _copy(self, statement: str, lines: Iterable[str]) -> None:
+        with self._connection.connection.cursor() as cursor:
+            cursor.copy_expert(statement, io.BytesIO("".join(lines).encode()))
+
+
+def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
+    """A row of JOB_COLUMNS as the job shown, and what `number` has to know of it."""
+    (job_id, kind, session_id, client, body_hash, seq, accepted_at, outcome, applied_at, accepted_seq, *held) = row
+    reservation = None if held[0] is None else JobReservation(held[0], session_id, held[1], held[2])
+    job = Job(
+        JOB_FORMAT,
+        job_id,
+        kind,
+        session_id,
+        client,
+        body_hash,
+        seq,
+        accepted_at,
+        outcome,
+        applied_at,
+        accepted_seq is not None,
+        reservation,
+    )
+    return job, Known(job_id, session_id, seq, accepted_seq)
+
+
+class Store:
+    """The writing side of Postgres."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @contextmanager
+    def batch(self, partition: int) -> Iterator[Batch | None]:
+        """One transaction under the partition's lock; commits at the end, rolls back on any error.
+
+        Yields None when somebody else holds the lock: they will read the mailbox again after letting go. The lock lives
+        and dies with the transaction, so that a worker that stalls cannot write late. Raises Unavailable.
+        """
+        with translated(), self._connection() as connection, connection.begin():
+            locked, now = connection.exec_driver_sql(LOCK, (LOCK_NAMESPACE, partition)).one()
+            yield Batch(connection, partition, now) if locked else None
+
+    def create_session(self, values: dict[str, Any], client: str) -> int:
+        """Insert a session with its seq 0 ledger row. Its id. `values`: title, description, location, times, capacity."""
+        with translated(), self._connection() as connection, connection.begin():
+            names = ("title", "description", "location", "start_time", "end_time", "capacity")
+            row = connection.exec_driver_sql(INSERT_SESSION, tuple(values[name] for name in names)).one()
+            settings = msgspec.json.encode({"capacity": values["capacity"]}).decode()
+            job = (new_job_id(row[0]), row[0], CREATE, settings, client, CREATED)
+            connection.exec_driver_sql(INSERT_CREATION, job)
+            return row[0]
+
+    def update_session(self, session_id: int, values: dict[str, Any]) -> bool:
+        """Change descriptive columns (the caller names only such). Whether the session exists."""
+        columns = ", ".join(f"{name} = %({name})s" for name in sorted(values))
+        statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s"  # noqa: S608  names, not input
+        with translated(), self._connection() as connection, connection.begin():
+            return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
+
+    def record_incident(self, incident: Incident, partition: int) -> None:
+        """Write down an incident that the API noticed."""
+        with translated(), self._connection() as connection, connection.begin():
+            Batch(connection, partition, 0).record_incidents([incident])
+
+    def deployment(self, partitions: int) -> bytes:
+        """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with."""
+        with translated(), self._connection() as connection:
+            row = connection.exec_driver_sql("SELECT partitions, idempotency_secret FROM deployment").one_or_none()
+        if row is None:
+            raise NotMigrated
+        if row[0] != partitions:
+            raise SettingsConflict(
+                f"AFORO_PARTITIONS is {partitions}, but this database was set up with {row[0]}: sessions would change lanes. "
+                f"Set AFORO_PARTITIONS={row[0]}."
+            )
+        return bytes(row[1])
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        connection = self._engine.connect()
+        try:
+            yield connection
+        finally:
+            try:
+                connection.close()
+            except SQLAlchemyError:
+                connection.invalidate()
+
+
+def found_deployment(connection: Connection, partitions: int) -> None:
+    """First migration only: fix the number of partitions and make the idempotency secret."""
+    statement = "INSERT INTO deployment (singleton, partitions, idempotency_secret) VALUES (true, %s, %s) ON CONFLICT DO NOTHING"
+    connection.exec_driver_sql(statement, (partitions, secrets.token_bytes(32)))
+
+
+def _reservation_line(r: Reservation) -> str:
+    fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
+    return "\t".join(map(str, fields)) + f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\n"
+
+
+def _job_line(v: Verdict, batch: int, applied_at: str) -> str:
+    c = v.command
+    arguments = _text(msgspec.json.encode(c.arguments).decode()) if c.arguments is not None else "{}"
+    effects = _text(msgspec.json.encode(v.effects).decode())
+    reservation, accepted_seq = _or_null(v.reservation_id), _or_null(c.accepted_seq)
+    return (
+        f"{c.job_id}\t{c.session_id}\t{c.seq}\t{c.kind}\t{arguments}\t{_text(c.client)}\t{c.body_hash}\t{batch}\t{v.outcome}"
+        f"\t{effects}\t{reservation}\t{c.position}\t{accepted_seq}\t{_or_null(c.replay_of)}\t{_time(c.accepted_at)}\t{applied_at}\n"
+    )
+
+
+def _text(value: str) -> str:
+    if "\\" in value or "\t" in value or "\n" in value or "\r" in value:
+        value = value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    return value
+
+
+def _or_null(value: object) -> str:
+    return "\\N" if value is None else str(value)
+
+
+def _time(ms: int | None) -> str:
+    return "\\N" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+

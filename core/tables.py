@@ -1,0 +1,144 @@
+"""The tables, as SQLAlchemy sees them. Migrations create them; the constraints here are the last guard against overbooking.
+
+Every reservation row is written by a ledgered command, and every ledger row stands in the transaction of its effect.
+No foreign keys on the two hot tables: the writing transaction holds its sessions' rows locked, which proves them present,
+and a trigger per row would cost a good part of the set-wise writing. `aforo verify` looks for orphans instead.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+
+def _time(name: str, nullable: bool = False, **options: object) -> Column:
+    return Column(name, DateTime(timezone=True), nullable=nullable, **options)
+
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False, server_default=""),
+    Column("location", Text, nullable=False, server_default=""),
+    _time("start_time"),
+    _time("end_time"),
+    Column("capacity", Integer, nullable=False),
+    Column("reserved", Integer, nullable=False, server_default="0"),
+    Column("waiting", Integer, nullable=False, server_default="0"),
+    _time("closed_at", nullable=True),
+    _time("cancelled_at", nullable=True),
+    Column("version", BigInteger, nullable=False, server_default="1"),
+    Column("last_seq", BigInteger, nullable=False, server_default="0"),
+    _time("created_at", server_default=func.now()),
+    CheckConstraint("0 <= reserved AND reserved <= capacity", name="sessions_never_overbooked"),
+    CheckConstraint("capacity BETWEEN 0 AND 1000000", name="sessions_capacity_in_range"),
+    CheckConstraint("waiting >= 0", name="sessions_waiting_not_negative"),
+    CheckConstraint("end_time > start_time", name="sessions_end_after_start"),
+    Index("sessions_by_start", "start_time", "id"),
+    # Room on each page lets the counters of a hot session be updated in place (HOT), without touching an index.
+    postgresql_with={"fillfactor": 50},
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    # The position of the command that made it, not an identity of its own.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("session_id", BigInteger, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("email_key", Text, nullable=False),
+    Column("seats", SmallInteger, nullable=False, server_default="1"),
+    Column("status", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("client", Text, nullable=False),
+    _time("created_at"),
+    _time("cancelled_at", nullable=True),
+    CheckConstraint("status IN ('confirmed', 'waitlisted', 'cancelled')", name="reservations_status_known"),
+    CheckConstraint("seats >= 1", name="reservations_seats_positive"),
+    Index(
+        "reservations_one_live_per_person",
+        "session_id",
+        "email_key",
+        unique=True,
+        postgresql_where=text("status <> 'cancelled'"),
+    ),
+    Index("reservations_by_session", "session_id", "seq", "id"),
+)
+
+# Allocated in blocks under the partition lock, so that within a partition positions grow in commit order.
+positions = Sequence("positions", metadata=metadata, data_type=BigInteger)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("session_id", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("arguments", JSONB, nullable=False, server_default="{}"),
+    Column("client", Text, nullable=False),
+    Column("body_hash", Text, nullable=False),
+    Column("batch", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("effects", JSONB, nullable=False, server_default="[]"),
+    Column("reservation_id", BigInteger),
+    Column("position", BigInteger, nullable=False),
+    Column("accepted_seq", BigInteger),
+    Column("replay_of", Uuid),
+    _time("accepted_at"),
+    _time("applied_at"),
+    UniqueConstraint("session_id", "seq", name="jobs_one_per_seq"),
+)
+
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("session_id", BigInteger),
+    Column("detail", JSONB, nullable=False, server_default="{}"),
+    _time("noticed_at", server_default=func.now()),
+)
+
+unreadable = Table(
+    "unreadable",
+    metadata,
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("stream_id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    _time("noticed_at", server_default=func.now()),
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("singleton", Boolean, CheckConstraint("singleton", name="deployment_is_one_row"), primary_key=True),
+    Column("partitions", Integer, nullable=False),
+    Column("idempotency_secret", LargeBinary, nullable=False),
+)

@@ -1,0 +1,114 @@
+"""Logs and metrics. Logs are JSON lines on stderr with request and job ids, never a name or an e-mail address.
+
+Metrics are Prometheus's, shared by the processes of a host through the folder AFORO_METRICS_DIR.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+# prometheus_client decides at its import whether processes share their values.
+if os.environ.get("AFORO_METRICS_DIR"):
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", os.environ["AFORO_METRICS_DIR"])
+
+import prometheus_client
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, values
+
+if TYPE_CHECKING:
+    from core.decide import Incident
+    from core.model import Verdict
+
+if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    # Hosts may share the folder (containers do): a pid alone would not name a process.
+    values.ValueClass = values.MultiProcessValue(lambda: f"{socket.gethostname()}-{os.getpid()}")
+    for module in (prometheus_client.metrics,):
+        module.values.ValueClass = values.ValueClass
+
+_LATENCY_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
+
+REQUESTS = Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"])
+ACCEPTED = Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"])
+REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
+ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
+APPLIED = Counter("aforo_applied_total", "Commands applied.", ["kind", "outcome"])
+BATCH_SIZE = Histogram("aforo_batch_size", "Commands in one transaction.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
+OUTCOME_SECONDS = Histogram(
+    "aforo_accept_to_outcome_seconds", "From acceptance to the published outcome.", buckets=_LATENCY_SECONDS
+)
+INCIDENTS = Counter("aforo_incidents_total", "What only lost data can cause: look at it.", ["kind"])
+DOORBELL_FAILURES = Counter("aforo_doorbell_failures_total", "Wake-ups that the broker did not take; the sweeper covers them.")
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def applied(verdicts: Sequence[Verdict], incidents: Iterable[Incident]) -> None:
+    """Count a published batch."""
+    if verdicts:
+        BATCH_SIZE.observe(len(verdicts))
+    now_ms = time.time() * 1000
+    outcomes: dict[tuple[str, str], int] = {}
+    for verdict in verdicts:
+        name = (verdict.command.kind, verdict.outcome)
+        outcomes[name] = outcomes.get(name, 0) + 1
+        OUTCOME_SECONDS.observe(max(0.0, now_ms - verdict.command.accepted_at) / 1000)
+    for (kind, outcome), count in outcomes.items():
+        APPLIED.labels(kind, outcome).inc(count)
+    for incident in incidents:
+        INCIDENTS.labels(incident.kind).inc()
+
+
+def metrics_text() -> bytes:
+    """All processes' metrics in Prometheus's text format."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return prometheus_client.generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)
+    return prometheus_client.generate_latest(registry)
+
+
+def forget_process(pid: int) -> None:
+    """A process of this host ended: its live gauges end with it."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        multiprocess.mark_process_dead(f"{socket.gethostname()}-{pid}")
+
+
+def _add_request_id(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    current = request_id.get()
+    if current is not None:
+        event.setdefault("request_id", current)
+    return event
+
+
+def configure_logging(level: str, process: str) -> None:
+    """Send every log line of this process, also its libraries', to stderr as JSON."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_request_id,
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            lambda _logger, _method, event: {"process": process, "pid": os.getpid(), **event},
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("alembic", "celery", "kombu", "amqp", "sqlalchemy", "uvicorn", "gunicorn", "asyncio"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

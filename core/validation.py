@@ -1,0 +1,74 @@
+"""The rules for what people type: names, e-mail addresses, titles. Each returns the cleaned value or raises ValueError.
+
+An e-mail address is normalised here and nowhere else; its key is what "the same person" means.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+
+from email_validator import EmailNotValidError, validate_email
+
+NAME_MAX: Final = 100
+EMAIL_MAX: Final = 254
+TITLE_MAX: Final = 200
+DESCRIPTION_MAX: Final = 5000
+LOCATION_MAX: Final = 200
+CAPACITY_MAX: Final = 1_000_000
+BREAKS: Final = frozenset("\n\t\r")
+
+
+def line(value: str, longest: int, shortest: int = 1) -> str:
+    """One line of text, stripped; `shortest` to `longest` characters, none of them a control character."""
+    value = value.strip()
+    _measure(value, longest, shortest)
+    if not value.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def block(value: str, longest: int) -> str:
+    """Text of several lines: like `line`, with line breaks and tabs."""
+    _measure(value, longest, 0)
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in BREAKS for c in value):
+        raise ValueError("must not contain control characters other than line breaks and tabs")
+    return value
+
+
+def email(value: str) -> tuple[str, str]:
+    """An address as it is kept, and its key for comparison: case folded, its domain in ASCII."""
+    if len(value) > EMAIL_MAX:
+        raise ValueError(f"must be at most {EMAIL_MAX} characters")
+    try:
+        found = validate_email(value.strip(), check_deliverability=False)
+    except EmailNotValidError as exc:
+        raise ValueError("must be an e-mail address, like ana@example.org") from exc
+    local = unicodedata.normalize("NFC", found.local_part.casefold())
+    return found.normalized, f"{local}@{found.ascii_domain.lower()}"
+
+
+def moment(value: datetime) -> datetime:
+    """A time with its offset, in UTC, to the millisecond."""
+    if value.tzinfo is None:
+        raise ValueError("must carry an offset from UTC, like 2030-05-01T18:00:00Z")
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError("must lie between the years 1 and 9999") from exc
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def capacity(value: int) -> int:
+    """How many places a session has."""
+    if not 0 <= value <= CAPACITY_MAX:
+        raise ValueError(f"must be from 0 to {CAPACITY_MAX}")
+    return value
+
+
+def _measure(value: str, longest: int, shortest: int) -> None:
+    if len(value) < shortest:
+        raise ValueError("must not be empty")
+    if len(value) > longest:
+        raise ValueError(f"must be at most {longest} characters")

@@ -1,0 +1,37 @@
+"""Celery's entry point: `celery --app worker.app worker`. Connections are made after fork, one set a process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+
+from core.bootstrap import WorkerServices, prepare, worker_services
+from core.doorbell import celery_app
+from worker.tasks import register
+
+_settings = prepare("worker")
+app = celery_app(_settings.celery_broker)
+_services: WorkerServices | None = None
+
+
+def services() -> WorkerServices:
+    """This process's services, wired at first use."""
+    global _services
+    if _services is None:
+        _services = worker_services(_settings)
+    return _services
+
+
+@signals.setup_logging.connect
+def _keep_our_logging(**_: Any) -> None:
+    """Connected so that Celery leaves the root logger alone."""
+
+
+@signals.worker_process_shutdown.connect
+def _close(**_: Any) -> None:
+    if _services is not None:
+        _services.close()
+
+
+register(app, services)

@@ -1,0 +1,65 @@
+"""The sweeper: a small process that drains partitions whose oldest command waits too long, without the broker.
+
+It covers lost doorbells, dead workers and a broker that went deaf. Any number may run; each costs one look every 250 ms.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+
+from core.bootstrap import WorkerServices, prepare, worker_services
+from core.errors import AforoError, Unavailable
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+TOO_OLD_MS = 500
+RETRY_SECONDS = 1.0
+
+
+def sweep(services: WorkerServices) -> int:
+    """Drain every partition whose oldest entry is too old. How many commands were dealt with."""
+    dealt_with = 0
+    for partition, age_ms in enumerate(services.mailbox.ages_ms(services.settings.partitions)):
+        if age_ms is not None and age_ms > TOO_OLD_MS:
+            dealt_with += services.drain(partition)
+    return dealt_with
+
+
+def run(stop: threading.Event) -> int:
+    """Sweep until `stop` is set. 1 when the settings cannot be used."""
+    settings = prepare("sweeper")
+    services: WorkerServices | None = None
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            services = services or worker_services(settings)
+            count = sweep(services)
+            if count:
+                log.warning("swept", extra={"commands": count})
+        except Unavailable as exc:
+            log.warning("sweep_interrupted", extra={"reason": str(exc)})
+            stop.wait(RETRY_SECONDS)
+        except AforoError as exc:
+            log.error("sweeper_cannot_run", extra={"reason": str(exc)})
+            return 1
+        except Exception:
+            # A batch that fails for its own reasons is tried command by command next time, and set aside if need be.
+            log.exception("sweep_failed")
+    if services is not None:
+        services.close()
+    return 0
+
+
+def main() -> int:
+    """The process: SIGTERM and SIGINT end it after the batch under way."""
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    return run(stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
