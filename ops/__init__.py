@@ -1,0 +1,1 @@
+"""What operators type: up, demo, verify, and the commands a client would use."""

@@ -1,0 +1,270 @@
+"""`aforo verify`: replays the ledger through `decide()` and compares the result with every table, and with Redis.
+
+It reads one snapshot, so it may run under traffic, and streams it, so that only one session's live reservations are in
+memory at a time. The rows a replay leaves are compared by a sum of their hashes; only a session that differs is read again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from core.decide import Decision, State, decide, evolve
+from core.mailbox import connect, key
+from core.model import ARGUMENTS_OF, CREATE, QUARANTINED, Command, Reservation, Session, Verdict, partition_of_session
+from core.queries import Audit, LedgerRow, Queries, SessionView
+from core.store import create_engine
+
+SHOWN_DIFFERENCES = 20
+REPLAY_CHUNK = 1000
+REDIS_CHUNK = 500
+MASK = 2**64 - 1
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at and what differs. `differences` holds the first ones, in words."""
+
+    sessions: int = 0
+    jobs: int = 0
+    reservations: int = 0
+    gaps: int = 0
+    renumbered: int = 0
+    replays: int = 0
+    quarantined: int = 0
+    compared_with_redis: int = 0
+    difference_count: int = 0
+    differences: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs, and no accepted command is missing."""
+        return self.difference_count == 0
+
+    def differs(self, what: str) -> None:
+        """Note one difference."""
+        self.difference_count += 1
+        if len(self.differences) < SHOWN_DIFFERENCES:
+            self.differences.append(what)
+
+
+def run(database_url: str, redis_url: str | None, progress: Progress | None = None) -> Report:
+    """Verify a whole database, and its Redis when there is one. `progress(done, all)` counts ledger rows.
+
+    Raises core.errors.Unavailable.
+    """
+    started = time.monotonic()
+    report = Report()
+    engine = create_engine(_with_driver(database_url), 2)
+    queries = Queries(engine)
+    try:
+        with queries.audit() as audit:
+            rows = _compare_tables(audit, report, progress)
+        if redis_url:
+            _compare_redis(queries, redis_url, rows, report)
+    finally:
+        engine.dispose()
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _compare_tables(audit: Audit, report: Report, progress: Progress | None) -> list[tuple[int, int]]:
+    _, all_jobs, _ = audit.counts()
+    ledger = _Grouped(audit.ledger(), lambda row: row.session_id)
+    reservations = _Grouped(audit.reservations(), lambda row: row.session_id)
+    versions: list[tuple[int, int]] = []
+    for session in audit.sessions():
+        for orphan in itertools.chain(ledger.before(session.id), reservations.before(session.id)):
+            report.differs(f"a row of session {orphan}, which does not exist")
+        replay = _Replay(session, report)
+        replay.run(ledger.of(session.id), progress, all_jobs)
+        replay.compare(reservations.of(session.id), lambda: audit.reservations(session.id))
+        report.sessions += 1
+        versions.append((session.id, session.version))
+    for orphan in itertools.chain(ledger.before(None), reservations.before(None)):
+        report.differs(f"a row of session {orphan}, which does not exist")
+    return versions
+
+
+class _Grouped:
+    """A stream of rows ordered by session, read group by group beside the stream of sessions."""
+
+    def __init__(self, rows: Iterator[Any], session_of: Callable[[Any], int]) -> None:
+        self._rows = rows
+        self._session_of = session_of
+        self._next = next(rows, None)
+
+    def before(self, session_id: int | None) -> Iterator[int]:
+        """Skip rows of sessions before this one: their ids, which nobody asked for. None: all that are left."""
+        while self._next is not None and (session_id is None or self._session_of(self._next) < session_id):
+            yield self._session_of(self._next)
+            self._next = next(self._rows, None)
+
+    def of(self, session_id: int) -> Iterator[Any]:
+        """The rows of this session."""
+        while self._next is not None and self._session_of(self._next) == session_id:
+            yield self._next
+            self._next = next(self._rows, None)
+
+
+class _Replay:
+    """One session's ledger, decided again."""
+
+    def __init__(self, session: SessionView, report: Report) -> None:
+        self._stored = session
+        self._report = report
+        self._state: State | None = None
+        self._sum = 0
+        self._last_seq = -1
+        self._last_position = -1
+
+    def run(self, rows: Iterator[LedgerRow], progress: Progress | None, all_jobs: int) -> None:
+        """Replay the rows in seq order, comparing each verdict with what the ledger says it was."""
+        while chunk := list(itertools.islice(rows, REPLAY_CHUNK)):
+            self._report.jobs += len(chunk)
+            self._follow_order(chunk)
+            if self._state is None:
+                self._begin(chunk.pop(0))
+            if self._state is not None and chunk:
+                decision = decide(self._state, [_command(row) for row in chunk])
+                for row, verdict in zip(chunk, decision.verdicts, strict=True):
+                    self._compare_verdict(row, verdict)
+                self._keep(decision)
+                evolve(self._state, decision)
+            if progress is not None:
+                progress(self._report.jobs, all_jobs)
+
+    def compare(self, stored: Iterable[Reservation], again: Callable[[], Iterator[Reservation]]) -> None:
+        """Compare what the replay leaves with the session's row and its reservations."""
+        name = f"session {self._stored.id}"
+        found_sum = found_seats = 0
+        for row in stored:
+            self._report.reservations += 1
+            found_sum = (found_sum + _hash(row)) & MASK
+            found_seats += row.seats if row.status == "confirmed" else 0
+        if found_seats != self._stored.reserved:
+            self._report.differs(f"{name}: reserved is {self._stored.reserved}, its confirmed rows hold {found_seats}")
+        if self._stored.reserved > self._stored.capacity:
+            self._report.differs(f"{name}: overbooked, {self._stored.reserved} of {self._stored.capacity}")
+        if self._state is None:
+            self._report.differs(f"{name}: its ledger does not begin with its creation")
+            return
+        replayed = self._state.sessions[self._stored.id]
+        for attribute in ("capacity", "reserved", "waiting", "last_seq"):
+            if getattr(replayed, attribute) != getattr(self._stored, attribute):
+                has, replays = getattr(self._stored, attribute), getattr(replayed, attribute)
+                self._report.differs(f"{name}: {attribute} is {has}, the replay gives {replays}")
+        if found_sum != self._sum:
+            self._report.differs(f"{name}: its reservations are not those of the replay{self._first_difference(again())}")
+
+    def _follow_order(self, rows: list[LedgerRow]) -> None:
+        for row in rows:
+            if row.seq != self._last_seq + 1:
+                self._report.gaps += 1
+                missing = f"{self._last_seq + 1} to {row.seq - 1}"
+                self._report.differs(f"session {row.session_id}: accepted commands are missing, seq {missing}")
+            if row.position <= self._last_position:
+                self._report.differs(f"session {row.session_id}: seq {row.seq} was applied before its predecessor")
+            self._last_seq, self._last_position = row.seq, row.position
+            self._report.renumbered += row.accepted_seq is not None
+            self._report.replays += row.kind == "replay"
+            self._report.quarantined += row.outcome == QUARANTINED
+
+    def _begin(self, row: LedgerRow) -> None:
+        if row.kind != CREATE or row.seq != 0:
+            return
+        session = Session(id=row.session_id, **row.arguments)
+        self._state = State({session.id: session}, {})
+
+    def _compare_verdict(self, row: LedgerRow, verdict: Verdict) -> None:
+        effects = msgspec.to_builtins(verdict.effects)
+        was = (row.outcome, [list(effect) for effect in row.effects], row.reservation_id)
+        now = (verdict.outcome, [list(effect) for effect in effects], verdict.reservation_id)
+        if was != now:
+            self._report.differs(f"session {row.session_id}, seq {row.seq}: the ledger says {was}, the replay {now}")
+
+    def _keep(self, decision: Decision) -> None:
+        assert self._state is not None  # noqa: S101  only called after _begin
+        for row in decision.updated:
+            before = self._state.live[row.session_id, row.email_key]
+            self._sum = (self._sum - _hash(before) + _hash(row)) & MASK
+        for row in decision.inserted:
+            self._sum = (self._sum + _hash(row)) & MASK
+
+    def _first_difference(self, stored: Iterator[Reservation]) -> str:
+        """Words for the first live reservation that differs; one that was cancelled since is not kept for this."""
+        assert self._state is not None  # noqa: S101
+        live = {r.id: r for r in self._state.live.values()}
+        for row in stored:
+            expected = live.pop(row.id, None)
+            if row.status != "cancelled" and expected != row:
+                return f": number {row.id} differs" if expected else f": number {row.id} should not be live"
+        return f": number {min(live)} is missing" if live else ": one that was cancelled differs"
+
+
+def _compare_redis(queries: Queries, redis_url: str, versions: list[tuple[int, int]], report: Report) -> None:
+    client = connect(redis_url)
+    partitions = queries.partitions()
+    for start in range(0, len(versions), REDIS_CHUNK):
+        chunk = versions[start : start + REDIS_CHUNK]
+        pipeline = client.pipeline(transaction=False)
+        for session_id, _ in chunk:
+            pipeline.hget(_head_key(session_id, partitions), "v")
+        for (session_id, version), found in zip(chunk, pipeline.execute(), strict=True):
+            if found is None or int(found) < version:
+                continue  # not cached, or a publication on its way
+            difference = _redis_difference(queries, client, session_id, partitions)
+            if difference and (difference := _redis_difference(queries, client, session_id, partitions)):
+                report.differs(difference)
+            report.compared_with_redis += 1
+
+
+def _redis_difference(queries: Queries, client: Any, session_id: int, partitions: int) -> str | None:
+    """Row before head: a head of the same version must agree with it."""
+    row = queries.session(session_id)
+    names = ("v", "a", "c", "r", "w")
+    found = client.hmget(_head_key(session_id, partitions), *names)
+    if row is None or found[0] is None or int(found[0]) != row.version:
+        return None
+    head = tuple(map(int, found[1:]))
+    stored = (row.last_seq, row.capacity, row.reserved, row.waiting)
+    if head == stored:
+        return None
+    return f"session {session_id}: Redis has (last seq, capacity, reserved, waiting) {head}, Postgres {stored}"
+
+
+def _head_key(session_id: int, partitions: int) -> str:
+    return key(partition_of_session(session_id, partitions), f"s:{session_id}")
+
+
+def _command(row: LedgerRow) -> Command:
+    shape = ARGUMENTS_OF.get(row.kind)
+    return Command(
+        job_id=row.job_id,
+        session_id=row.session_id,
+        seq=row.seq,
+        kind=row.kind,
+        arguments=msgspec.convert(row.arguments, shape) if shape else None,
+        client=row.client,
+        body_hash=row.body_hash,
+        accepted_at=row.accepted_at,
+        position=row.position,
+        accepted_seq=row.accepted_seq,
+        quarantined=row.outcome == QUARANTINED,
+    )
+
+
+def _hash(row: Reservation) -> int:
+    return hash(msgspec.structs.astuple(row)) & MASK
+
+
+def _with_driver(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return url if "+" in scheme else f"postgresql+psycopg2://{rest}"
