@@ -23,6 +23,7 @@ class Worker(UvicornWorker):
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,
         "log_config": None,
         "timeout_graceful_shutdown": GRACEFUL_SECONDS,
     }
