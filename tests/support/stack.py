@@ -1,0 +1,154 @@
+"""Deployments for tests: a migrated database and an empty Redis, and whole stacks of processes on them."""
+
+from __future__ import annotations
+
+import itertools
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psycopg2
+import redis
+
+from core import migrations
+from core.mailbox import connect
+from core.settings import Settings
+from ops import localstack
+from ops.supervisor import Program
+from tests.support.processes import Running, python_program, sweeper_program, worker_program
+
+REDIS_DATABASES = 16
+TEMPLATE = "aforo_template"
+_names = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A database and a Redis of one's own, and the settings that name them."""
+
+    database_url: str
+    redis_url: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that a process of this deployment gets."""
+        return {
+            "AFORO_DATABASE_URL": self.database_url,
+            "AFORO_REDIS_URL": self.redis_url,
+            "AFORO_LOG_LEVEL": "warning",
+        }
+
+    def settings(self, **overrides: object) -> Settings:
+        """The same for use in this process."""
+        return Settings(database_url=self.database_url, redis_url=self.redis_url, **overrides)
+
+    def redis(self) -> redis.Redis:
+        """A client of its Redis."""
+        return connect(self.redis_url)
+
+    def sql(self, statement: str, *parameters: object) -> list[tuple]:
+        """Run one statement in a transaction of its own; its rows, if it has any."""
+        connection = psycopg2.connect(self.database_url)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+class Servers:
+    """One Postgres and one Valkey, and fresh deployments on them. Closed with `close`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        home = localstack.prepare(folder, lambda line: None)
+        servers = (localstack.postgres(home), localstack.valkey(home))
+        self.database_url, self.redis_url = (server.url for server in servers)
+        self._running = ExitStack()
+        self.postgres, self.valkey = (self._run(server.program) for server in servers)
+        self._admin("CREATE DATABASE " + TEMPLATE)
+        template = Deployment(self._database(TEMPLATE), self._redis(0))
+        migrations.upgrade(template.settings())
+
+    def deployment(self) -> Deployment:
+        """A new migrated database and an empty Redis database. (Sixteen of them take turns.)"""
+        number = next(_names)
+        name = f"aforo_{number}"
+        self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        found = Deployment(self._database(name), self._redis(number % REDIS_DATABASES))
+        found.redis().flushdb()
+        return found
+
+    def drop(self, deployment: Deployment) -> None:
+        """Remove a deployment's database, whoever is still connected to it."""
+        self._admin(f"DROP DATABASE {deployment.database_url.rpartition('/')[2]} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Stop both."""
+        self._running.close()
+
+    def _run(self, program: Program) -> Running:
+        running = Running(program, self.folder)
+        self._running.callback(running.kill)  # nothing here has to last
+        return running
+
+    def _database(self, name: str) -> str:
+        return f"{self.database_url.rpartition('/')[0]}/{name}"
+
+    def _redis(self, number: int) -> str:
+        return f"{self.redis_url.rpartition('/')[0]}/{number}"
+
+    def _admin(self, statement: str) -> None:
+        connection = psycopg2.connect(self._database("postgres"))
+        connection.autocommit = True
+        try:
+            connection.cursor().execute(statement)
+        finally:
+            connection.close()
+
+
+class Stack:
+    """A deployment with gunicorn, a Celery worker and the sweeper running on it."""
+
+    def __init__(self, deployment: Deployment, folder: Path, **settings: str) -> None:
+        """`settings`: more variables, without their prefix, in lower case."""
+        self.deployment = deployment
+        self.database_url, self.redis_url = deployment.database_url, deployment.redis_url
+        port = localstack.free_port()
+        self.url = f"http://{localstack.HOST}:{port}"
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        self.environment = {
+            **deployment.environment,
+            "AFORO_PORT": str(port),
+            "AFORO_METRICS_DIR": str(metrics),
+            **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._running = ExitStack()
+        self.api = self._run(replace(self._api_program(), is_ready=self.is_ready), folder)
+        self.worker = self._run(worker_program(self.environment), folder)
+        self.sweeper = self._run(sweeper_program(self.environment), folder)
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.HTTPError):
+            return False
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._running.close()
+
+    def _run(self, program: Program, folder: Path) -> Running:
+        running = Running(program, folder)
+        self._running.callback(running.stop)
+        return running
+
+    def _api_program(self) -> Program:
+        command = ("-m", "gunicorn", "--config", "python:api.server", "api.app:create_app_from_environment()")
+        return python_program("api", self.environment, *command)
