@@ -3,6 +3,8 @@
 Processes are forked before any connection exists; each builds its own application.
 """
 
+from typing import ClassVar
+
 from uvicorn_worker import UvicornWorker
 
 from core import telemetry
@@ -16,7 +18,7 @@ _settings = load()
 class Worker(UvicornWorker):
     """uvicorn on uvloop and httptools, without its own access log, banner or WebSockets."""
 
-    CONFIG_KWARGS = {
+    CONFIG_KWARGS: ClassVar[dict[str, object]] = {
         "loop": "uvloop",
         "http": "httptools",
         "ws": "none",

@@ -39,7 +39,8 @@ ACCEPTED = Counter("aforo_accepted_total", "Commands accepted (a 202 was earned)
 REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
 ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
 APPLIED = Counter("aforo_applied_total", "Commands applied.", ["kind", "outcome"])
-BATCH_SIZE = Histogram("aforo_batch_size", "Commands in one transaction.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000))
+_BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
+BATCH_SIZE = Histogram("aforo_batch_size", "Commands in one transaction.", buckets=_BATCH_SIZES)
 OUTCOME_SECONDS = Histogram(
     "aforo_accept_to_outcome_seconds", "From acceptance to the published outcome.", buckets=_LATENCY_SECONDS
 )

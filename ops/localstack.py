@@ -33,6 +33,7 @@ HOST = "127.0.0.1"
 ROLE = DATABASE = "aforo"
 CHECK_SECONDS = 30
 INITDB_SECONDS = 120
+INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
 
 # fsync and synchronous_commit stay on, as in production; what is set here is only room.
 POSTGRES_SETTINGS = {
@@ -286,8 +287,7 @@ def _make_cluster(cluster: Path, home: Home) -> None:
     try:
         for command, given in (
             (
-                [home.binaries / "initdb", "-D", making, "-U", ROLE, "--pwfile", handed, "--auth=scram-sha-256"]
-                + ["--encoding=UTF8", "--locale=C"],
+                [home.binaries / "initdb", "-D", making, "-U", ROLE, "--pwfile", handed, *INITDB_OPTIONS],
                 "",
             ),
             ([home.binaries / "postgres", "--single", "-D", making, "postgres"], f"CREATE DATABASE {DATABASE}\n"),

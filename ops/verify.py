@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -85,7 +86,7 @@ def _compare_tables(audit: Audit, report: Report, progress: Progress | None) -> 
             report.differs(f"a row of session {orphan}, which does not exist")
         replay = _Replay(session, report)
         replay.run(ledger.of(session.id), progress, all_jobs)
-        replay.compare(reservations.of(session.id), lambda: audit.reservations(session.id))
+        replay.compare(reservations.of(session.id), partial(audit.reservations, session.id))
         report.sessions += 1
         versions.append((session.id, session.version))
     for orphan in itertools.chain(ledger.before(None), reservations.before(None)):

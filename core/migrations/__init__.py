@@ -14,6 +14,7 @@ from core.store import LOCK_NAMESPACE, create_engine, found_deployment, translat
 
 MIGRATION_LOCK = -1  # beside the partitions' locks, which count from 0
 LOCK_WAIT = "60s"
+NO_LIMIT = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = %s"
 
 
 def _config() -> Config:
@@ -36,7 +37,7 @@ def upgrade(settings: Settings) -> str:
     try:
         with translated(), engine.begin() as connection:
             for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
-                connection.execute(text("SELECT set_config(:name, '0', true) FROM pg_settings WHERE name = :name"), {"name": limit})
+                connection.exec_driver_sql(NO_LIMIT, (limit,))
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT}'"))
             lock = {"namespace": LOCK_NAMESPACE, "lock": MIGRATION_LOCK}
             connection.execute(text("SELECT pg_advisory_xact_lock(:namespace, :lock)"), lock)
