@@ -1,0 +1,75 @@
+"""A small client of Aforo's HTTP API, for the command line. Standard library only; one connection a call."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+TIMEOUT_SECONDS = 40.0  # longer than the longest `Prefer: wait`
+
+
+class NoAnswer(Exception):
+    """The API cannot be reached; the message says where it was looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status and JSON body of an answer, whether it is a success or a problem."""
+
+    status: int
+    body: dict[str, Any]
+
+    @property
+    def job(self) -> dict[str, Any] | None:
+        """The job in it: the body itself, or beside a refusal."""
+        found = self.body if "outcome" in self.body else self.body.get("job")
+        return found if isinstance(found, dict) else None
+
+
+class Client:
+    """Calls one API by its origin, such as http://127.0.0.1:8000."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin.rstrip("/")
+
+    def get(self, path: str) -> Answer:
+        """GET. Raises NoAnswer."""
+        return self._call(urllib.request.Request(self.origin + path, headers={"Accept": "application/json"}))
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """POST as JSON; header names with _ for -. Raises NoAnswer."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        given = {"Accept": "application/json", "Content-Type": "application/json", **named}
+        return self._call(urllib.request.Request(self.origin + path, json.dumps(body).encode(), given, method="POST"))
+
+    def text(self, path: str) -> str:
+        """GET something that is not JSON. Raises NoAnswer."""
+        try:
+            with urllib.request.urlopen(self.origin + path, timeout=5) as answer:
+                return answer.read().decode("utf-8", "replace")
+        except (OSError, ValueError) as exc:
+            raise NoAnswer(f"{self.origin}{path} does not answer: {exc}") from exc
+
+    def _call(self, request: urllib.request.Request) -> Answer:
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+                return Answer(answer.status, _object(answer.read(), request.full_url))
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return Answer(exc.code, _object(exc.read(), request.full_url))
+        except (OSError, ValueError) as exc:
+            reason = getattr(exc, "reason", exc)
+            raise NoAnswer(f"No Aforo answers at {self.origin}: {reason}. Is `aforo up` running?") from exc
+
+
+def _object(body: bytes, url: str) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise NoAnswer(f"What answers at {url} is not Aforo.")
+    return found
