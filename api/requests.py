@@ -66,7 +66,9 @@ def number(req: falcon.asgi.Request, name: str, default: int, largest: int) -> i
 
 def choice(req: falcon.asgi.Request, name: str, default: str, *others: str) -> str:
     """A query parameter out of a few words. Raises InvalidFields."""
-    text = req.get_param(name) or default
+    text = req.get_param(name)
+    if text is None:
+        return default
     if text != default and text not in others:
         raise InvalidFields({name: f"must be one of: {', '.join((default, *others))}"})
     return text
@@ -75,7 +77,7 @@ def choice(req: falcon.asgi.Request, name: str, default: str, *others: str) -> s
 def cursor(req: falcon.asgi.Request) -> tuple[int, int] | None:
     """Where a page of reservations begins: after this (seq, id). Raises InvalidFields."""
     text = req.get_param("cursor")
-    if not text:
+    if text is None:
         return None
     try:
         decoded = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True)

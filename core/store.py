@@ -18,11 +18,11 @@ import psycopg2
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from core.crashpoints import reach
 from core.decide import Decision, Incident, Known, PersonKey
-from core.errors import NotMigrated, SettingsConflict, Unavailable
+from core.errors import InvalidFields, NotMigrated, SettingsConflict, Unavailable
 from core.mailbox import Unreadable
 from core.model import CREATE, CREATED, JOB_FORMAT, Job, JobReservation, Reservation, Session, Verdict, new_job_id
 
@@ -267,11 +267,17 @@ class Store:
             return row[0]
 
     def update_session(self, session_id: int, values: dict[str, Any]) -> bool:
-        """Change descriptive columns (the caller names only such). Whether the session exists."""
+        """Change descriptive columns (the caller names only such). Whether the session exists. Raises InvalidFields when it
+        would end before it starts."""
         columns = ", ".join(f"{name} = %({name})s" for name in sorted(values))
         statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s"  # noqa: S608  names, not input
-        with translated(), self._connection() as connection, connection.begin():
-            return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
+        try:
+            with translated(), self._connection() as connection, connection.begin():
+                return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
+        except IntegrityError as exc:  # the one constraint these columns are under
+            field = "end_time" if "end_time" in values else "start_time"
+            message = "must be after start_time" if field == "end_time" else "must be before end_time"
+            raise InvalidFields({field: message}) from exc
 
     def record_incident(self, incident: Incident, partition: int) -> None:
         """Write down an incident that the API noticed."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.http import Api
 from tests.support.stack import Deployment, Servers, Stack
 
 
@@ -41,6 +42,38 @@ def live_api(servers: Servers) -> Iterator[Stack]:
             yield stack
         finally:
             stack.close()
+
+
+@pytest.fixture
+def api(live_api: Stack) -> Iterator[Api]:
+    """A client of that stack."""
+    with Api(live_api.url) as client:
+        yield client
+
+
+@pytest.fixture
+def own_servers() -> Iterator[Servers]:
+    """A Postgres and a Valkey that a test may stop, kill and set up differently."""
+    with _folder("own") as folder:
+        servers = Servers(folder)
+        try:
+            yield servers
+        finally:
+            servers.close()
+
+
+@pytest.fixture
+def stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
+    """Makes stacks that a test may stop, kill and set up differently, on the shared servers or on others."""
+    with ExitStack() as running:
+
+        def start(on: Servers = servers, **settings: str) -> Stack:
+            folder = running.enter_context(_folder("stack"))
+            stack = Stack(on.deployment(), folder, **settings)
+            running.callback(stack.close)
+            return stack
+
+        yield start
 
 
 @contextmanager

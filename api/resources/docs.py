@@ -1,2 +1,101 @@
-def routes():
-    return []
+"""The contract and the page that shows it: openapi.yaml, and the vendored Swagger UI on it, which works offline."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import falcon
+import falcon.asgi
+
+ROOT = Path(__file__).resolve().parents[2]
+STATIC = Path(__file__).resolve().parents[1] / "static"
+
+# All that is served, and nothing else: a path is looked up here and never on disk.
+ASSETS = {
+    "docs.js": (STATIC, "text/javascript; charset=utf-8"),
+    "swagger-ui-bundle.js": (STATIC / "swagger-ui", "text/javascript; charset=utf-8"),
+    "swagger-ui.css": (STATIC / "swagger-ui", "text/css; charset=utf-8"),
+    "favicon-32x32.png": (STATIC / "swagger-ui", "image/png"),
+}
+
+# Swagger UI sets style attributes and draws its icons from data: URLs; everything else comes from here.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it is served: read once, at the start."""
+
+    content: bytes
+    content_type: str
+    etag: str
+
+
+def read(path: Path, content_type: str) -> File:
+    """Read a file that is served. Raises FileNotFoundError, which stops the start."""
+    content = path.read_bytes()
+    return File(content, content_type, hashlib.blake2b(content, digest_size=12).hexdigest())
+
+
+class Served:
+    """One file at one path."""
+
+    def __init__(self, file: File, **headers: str) -> None:
+        """`headers`: more of them, with _ for -."""
+        self._file = file
+        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """The file, or 304 to whoever has it already."""
+        send(req, resp, self._file)
+        for name, value in self._headers.items():
+            resp.set_header(name, value)
+
+
+class Assets:
+    """GET /api/docs/{name}: what the page loads."""
+
+    def __init__(self) -> None:
+        self._files = {name: read(folder / name, content_type) for name, (folder, content_type) in ASSETS.items()}
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
+        """One of the files."""
+        file = self._files.get(name)
+        if file is None:
+            raise falcon.HTTPNotFound(description="There is no such file.")
+        send(req, resp, file)
+
+
+class ToDocs:
+    """GET /docs/"""
+
+    async def on_get(self, _req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
+        """Where it is."""
+        raise falcon.HTTPFound("/api/docs/")
+
+
+def send(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: File) -> None:
+    """Answer with a file; the browser asks each time, and gets it only when it has changed."""
+    resp.etag = file.etag
+    resp.set_header("Cache-Control", "no-cache")
+    resp.set_header("X-Content-Type-Options", "nosniff")
+    if any(etag in ("*", file.etag) for etag in req.if_none_match or ()):
+        resp.status = 304
+        return
+    resp.content_type = file.content_type
+    resp.data = file.content
+
+
+def routes() -> list[tuple[str, Any]]:
+    """Paths and their resources."""
+    page = Served(
+        read(STATIC / "docs.html", "text/html; charset=utf-8"), Content_Security_Policy=POLICY, Referrer_Policy="no-referrer"
+    )
+    schema = Served(read(ROOT / "openapi.yaml", "application/yaml"))
+    return [("/api/docs", page), ("/api/docs/{name}", Assets()), ("/api/schema", schema), ("/docs", ToDocs())]

@@ -268,12 +268,15 @@ def test_valkey_has_a_write_on_disk_before_it_answers_and_throws_nothing_out() -
     assert program == "valkey-server"
     assert valkey["image"] == "valkey/valkey:9"
     assert valkey["volumes"] == ["valkey:/data"]
-    assert options.items() >= {
-        "--appendonly": "yes",
-        "--appendfsync": "always",
-        "--no-appendfsync-on-rewrite": "no",
-        "--maxmemory-policy": "noeviction",
-    }.items()
+    assert (
+        options.items()
+        >= {
+            "--appendonly": "yes",
+            "--appendfsync": "always",
+            "--no-appendfsync-on-rewrite": "no",
+            "--maxmemory-policy": "noeviction",
+        }.items()
+    )
 
 
 def test_processes_start_after_the_migration_and_the_migration_after_postgres() -> None:
