@@ -1,0 +1,182 @@
+"""Drives one deployment without HTTP and without Celery: commands through the real door, drains when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from core import validation
+from core.bootstrap import WorkerServices, worker_services
+from core.mailbox import Door, Receipt, connect_async, key
+from core.model import CANCEL, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
+from core.projections import Projections
+from core.queries import Queries
+from core.service import Submit
+from core.store import create_engine
+from ops import verify
+from tests.support.processes import ROOT, python_program
+from tests.support.stack import Deployment
+
+SESSION: dict[str, Any] = {
+    "title": "Letterpress",
+    "description": "",
+    "location": "",
+    "start_time": datetime(2031, 5, 1, 18, tzinfo=UTC),
+    "end_time": datetime(2031, 5, 1, 20, tzinfo=UTC),
+    "capacity": 10,
+}
+DRAIN_UNTIL_EMPTY = """
+import sys
+from core.bootstrap import prepare, worker_services
+services = worker_services(prepare("worker"))
+while services.drain(int(sys.argv[1])):
+    pass
+"""
+
+
+class Rung:
+    """A doorbell that only remembers."""
+
+    def __init__(self) -> None:
+        self.partitions: list[int] = []
+
+    def __call__(self, partition: int) -> None:
+        self.partitions.append(partition)
+
+
+class Driver:
+    """Close it, or use it in a `with`."""
+
+    def __init__(self, deployment: Deployment, **settings: Any) -> None:
+        self.deployment = deployment
+        self.settings = deployment.settings(**settings)
+        self.redis = deployment.redis()
+        self.worker: WorkerServices = worker_services(self.settings)
+        self.drain = self.worker.drain
+        self.rung = Rung()
+        self._engine = create_engine(self.settings.database_url, 2)
+        self.queries = Queries(self._engine)
+        self._loop = asyncio.new_event_loop()
+        self._client = connect_async(self.settings.redis_url)
+        self.projections = Projections(self._client, self.settings.partitions)
+        secret = self.worker.store.deployment(self.settings.partitions)
+        door = Door(self._client, self.settings.partitions, self.settings.max_queued, self.rung)
+        self.submit = Submit(door, self._load_head, secret)
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._client.aclose())
+        self._loop.close()
+        self._engine.dispose()
+        self.worker.close()
+
+    # -- what a client does ----------------------------------------------------------------------------------------------
+
+    def new_session(self, capacity: int = 10, **fields: Any) -> int:
+        """Create a session. Its id."""
+        return self.worker.store.create_session({**SESSION, "capacity": capacity, **fields}, "open")
+
+    def reserve(self, session: int, *names: str, key: str | None = None) -> list[Receipt]:
+        """One reserve for each name, sent at once."""
+        return self.accept([(RESERVE, session, person(name)) for name in names], key)
+
+    def cancel(self, session: int, *names: str) -> list[Receipt]:
+        """One cancel for each name, sent at once."""
+        return self.accept([(CANCEL, session, CancelArguments(*validation.email(f"{name}@example.org"))) for name in names])
+
+    def accept(self, wanted: Iterable[tuple[str, int, Arguments]], key: str | None = None) -> list[Receipt]:
+        """Pass commands through the door, all at once. Raises what the first one that fails raises."""
+        return self._loop.run_until_complete(self._accept(list(wanted), key))
+
+    async def _accept(self, wanted: list[tuple[str, int, Arguments]], key: str | None) -> list[Receipt]:
+        drafts = [self.submit.draft(kind, session, arguments, "open", key) for kind, session, arguments in wanted]
+        calls = [self.submit(draft, arguments) for draft, (_, _, arguments) in zip(drafts, wanted, strict=True)]
+        return await asyncio.gather(*calls)
+
+    async def _load_head(self, session: int) -> bool:
+        view = self.queries.session(session)
+        if view is None:
+            return False
+        await self.projections.put_head(view.decided() if hasattr(view, "decided") else view.head())
+        return True
+
+    def job(self, job_id: str) -> Job | None:
+        """A job as the API reads it: from Redis, else from the ledger."""
+        return self._loop.run_until_complete(self.projections.job(job_id)) or self.queries.job(job_id)
+
+    def outcomes(self, receipts: Iterable[Receipt]) -> list[str | None]:
+        """What became of commands, in their order."""
+        return [job.outcome if (job := self.job(receipt.job.id)) else "lost" for receipt in receipts]
+
+    # -- what workers do -------------------------------------------------------------------------------------------------
+
+    def partition(self, session: int) -> int:
+        """The lane of a session."""
+        return partition_of_session(session, self.settings.partitions)
+
+    def drain_all(self) -> int:
+        """Drain every partition until it is empty. How many commands were dealt with."""
+        return sum(self._drained(partition) for partition in range(self.settings.partitions))
+
+    def _drained(self, partition: int) -> int:
+        total = 0
+        while count := self.drain(partition):
+            total += count
+        return total
+
+    def drain_in_a_process(self, partition: int, crash_at: str | None = None) -> int:
+        """Drain in a process of its own, which may be told to die somewhere. Its exit status; a signal's is negative."""
+        return start_drain(self.deployment, partition, crash_at).wait(30)
+
+    def waiting(self, session: int) -> int:
+        """How many commands wait in the session's mailbox."""
+        return self.redis.xlen(key(self.partition(session), "mailbox"))
+
+    # -- what must hold --------------------------------------------------------------------------------------------------
+
+    def check(self, receipts: Iterable[Receipt] = ()) -> verify.Report:
+        """After everything is drained: all accepted commands have their outcome, and everything agrees with the ledger."""
+        assert [self.redis.xlen(key(p, "mailbox")) for p in range(self.settings.partitions)] == [0] * self.settings.partitions
+        for receipt in receipts:
+            job = self.job(receipt.job.id)
+            assert job is not None, f"job {receipt.job.id} is lost"
+            assert job.outcome is not None, f"job {receipt.job.id} is still queued"
+            assert self.queries.job(receipt.job.id) == job
+        report = self.report()
+        assert report.differences == []
+        return report
+
+    def report(self) -> verify.Report:
+        """What `aforo verify` says."""
+        return verify.run(self.settings.database_url, self.settings.redis_url)
+
+    def counts(self, session: int) -> tuple[int, int]:
+        """(reserved, last seq), and they are the same in Postgres and, where it is there, in Redis."""
+        view = self.queries.session(session)
+        assert view is not None
+        head = self.redis.hmget(key(self.partition(session), f"s:{session}"), "r", "a")
+        if head[0] is not None:
+            assert (int(head[0]), int(head[1])) == (view.reserved, view.last_seq)
+        return view.reserved, view.last_seq
+
+
+def person(name: str, seats: int = 1) -> ReserveArguments:
+    """Somebody with that name."""
+    email, email_key = validation.email(f"{name}@example.org")
+    return ReserveArguments(name.title(), email, email_key, seats)
+
+
+def start_drain(deployment: Deployment, partition: int, crash_at: str | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that drains one partition until it is empty."""
+    armed = {} if crash_at is None else {"AFORO_CRASH_AT": crash_at}
+    program = python_program("drain", {**deployment.environment, **armed}, "-c", DRAIN_UNTIL_EMPTY, str(partition))
+    return subprocess.Popen(program.command, env=program.environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+KILLED = -signal.SIGKILL
