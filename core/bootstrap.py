@@ -57,7 +57,7 @@ class WorkerServices:
 
 def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServices:
     """Wire the draining side. Call it after fork: it owns connections."""
-    store = Store(create_engine(loaded.database_url, WORKER_CONNECTIONS))
+    store = Store(create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False))  # a drain is tried again anyway
     store.deployment(loaded.partitions)
     mailbox = Mailbox(connect(loaded.redis_url), loaded.job_ttl_seconds)
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))

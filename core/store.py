@@ -98,14 +98,17 @@ INSERT INTO jobs (id, session_id, seq, kind, arguments, client, body_hash, batch
 SELECT %s, %s, 0, %s, %s, %s, '', p, %s, p, now(), now() FROM nextval('positions') AS p"""
 
 
-def create_engine(url: str, pool_size: int) -> Engine:
-    """One engine a process, made after fork. Connections carry their time-outs; none is opened here."""
+def create_engine(url: str, pool_size: int, pre_ping: bool = True) -> Engine:
+    """One engine a process, made after fork. Connections carry their time-outs; none is opened here.
+
+    `pre_ping` finds out about a connection that was cut before it is used, for a round trip each time.
+    """
     engine = sqlalchemy.create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
-        pool_pre_ping=False,
+        pool_pre_ping=pre_ping,
         isolation_level="READ COMMITTED",
         connect_args={
             "connect_timeout": 3,

@@ -91,10 +91,13 @@ class Driver:
         return self.accept([(CANCEL, session, CancelArguments(*validation.email(f"{name}@example.org"))) for name in names])
 
     def accept(self, wanted: Iterable[tuple[str, int, Arguments]], key: str | None = None) -> list[Receipt]:
-        """Pass commands through the door, all at once. Raises what the first one that fails raises."""
+        """Pass commands through the door in one group, in this order. Raises what the first one that fails raises."""
         return self._loop.run_until_complete(self._accept(list(wanted), key))
 
     async def _accept(self, wanted: list[tuple[str, int, Arguments]], key: str | None) -> list[Receipt]:
+        for session in {session for _, session, _ in wanted}:  # so that no command has to come back, behind the others
+            if await self.projections.head(session) is None:
+                await self._load_head(session)
         drafts = [self.submit.draft(kind, session, arguments, "open", key) for kind, session, arguments in wanted]
         calls = [self.submit(draft, arguments) for draft, (_, _, arguments) in zip(drafts, wanted, strict=True)]
         return await asyncio.gather(*calls)

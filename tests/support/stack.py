@@ -50,7 +50,7 @@ class Deployment:
 
     def sql(self, statement: str, *parameters: object) -> list[tuple]:
         """Run one statement in a transaction of its own; its rows, if it has any."""
-        connection = psycopg2.connect(self.database_url)
+        connection = psycopg2.connect(self.database_url, options="-c default_transaction_read_only=off")
         try:
             with connection, connection.cursor() as cursor:
                 cursor.execute(statement, parameters)

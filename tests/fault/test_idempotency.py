@@ -1,0 +1,61 @@
+"""One key, many requests: one job, whatever Redis remembers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from core.mailbox import key
+from tests.support.driving import Driver
+from tests.support.http import Api, person
+from tests.support.stack import Stack
+
+
+def test_a_key_raced_from_sixteen_threads_is_one_job(live_api: Stack) -> None:
+    ana = person()
+    with Api(live_api.url) as api:
+        session = api.new_session(capacity=50)
+        with ThreadPoolExecutor(16) as threads:
+            answers = list(threads.map(lambda _: api.reserve(session, ana, wait=None, Idempotency_Key="raced-0001"), range(16)))
+        jobs = [answer.json() for answer in answers]
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({(job["id"], job["seq"], job["accepted_at"]) for job in jobs}) == 1
+        assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        assert api.job(jobs[0]["id"], Prefer="wait=20")["outcome"] == "confirmed"
+        assert api.get(f"/api/sessions/{session}/").json()["last_seq"] == 1
+
+
+def test_a_key_used_again_after_redis_forgot_it_is_a_replay(driver: Driver) -> None:
+    session = driver.new_session(capacity=1)
+    first = driver.reserve(session, "ana", key="once-and-again")
+    driver.drain_all()
+    driver.redis.delete(key(driver.partition(session), f"job:{first[0].job.id}"))  # as its expiry does
+    again = driver.reserve(session, "ana", key="once-and-again")
+    assert (again[0].known, again[0].job.id, again[0].job.seq) == (False, first[0].job.id, 2)
+    driver.drain_all()
+    assert driver.outcomes([*first, *again]) == ["confirmed", "confirmed"]
+    assert driver.job(first[0].job.id).seq == 1  # type: ignore[union-attr]
+    assert driver.counts(session) == (1, 2)
+    assert driver.check([*first, *again]).replays == 1
+
+
+def test_a_replay_whose_publication_was_lost_is_recognised_too(driver: Driver) -> None:
+    session = driver.new_session()
+    first = driver.reserve(session, "ana", key="again-and-again")
+    driver.drain_all()
+    driver.redis.delete(key(driver.partition(session), f"job:{first[0].job.id}"))
+    driver.reserve(session, "ana", key="again-and-again")
+    driver.drain_in_a_process(driver.partition(session), "after_commit")
+    driver.drain_all()
+    assert driver.outcomes(first) == ["confirmed"]
+    assert driver.counts(session) == (1, 2)
+    assert driver.check(first).replays == 1
+
+
+def test_repeats_within_one_group_are_one_job(driver: Driver) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana", "ana", "ana", key="all-at-once")
+    assert len({receipt.job.id for receipt in receipts}) == 1
+    assert [receipt.known for receipt in receipts] == [False, True, True]
+    driver.drain_all()
+    assert driver.counts(session) == (1, 1)
+    driver.check(receipts)

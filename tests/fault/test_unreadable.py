@@ -1,0 +1,87 @@
+"""Entries that are no commands, and commands that kill whoever decides them: set aside, and nobody else suffers."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from core.mailbox import encode_command, key
+from core.model import RESERVE, new_job_id
+from tests.support.driving import KILLED, Driver, person
+
+GARBAGE: list[dict[bytes, bytes]] = [
+    {b"x": b"y"},
+    {b"s": b"1"},
+    {b"c": b"\x90", b"s": b"1"},
+    {b"s": b"one", b"c": msgspec.msgpack.encode([1, RESERVE, 1, "id", "open", "h", {}])},
+    {b"s": b"1", b"c": b"\xff\xfe\x00"},
+    {b"s": b"1", b"c": msgspec.msgpack.encode([99, RESERVE, 1, new_job_id(1), "open", "h", {}])},
+    {b"s": b"1", b"c": msgspec.msgpack.encode([1, "dance", 1, new_job_id(1), "open", "h", {}])},
+    {b"s": b"1", b"c": msgspec.msgpack.encode([1, RESERVE, 1, "not-a-job-id", "open", "h", {"name": "A"}])},
+    {b"": b""},
+]
+
+
+def test_garbage_among_commands_is_set_aside_and_the_commands_are_applied(driver: Driver) -> None:
+    session = driver.new_session(capacity=100)
+    mailbox = key(driver.partition(session), "mailbox")
+    receipts = []
+    for number in range(100):
+        driver.redis.xadd(mailbox, GARBAGE[number % len(GARBAGE)])
+        if number % 10 == 0:
+            receipts += driver.reserve(session, f"guest{number}")
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 10
+    assert len(driver.queries.unreadable(1000)) == 100
+    assert driver.check(receipts).quarantined == 0
+
+
+def test_a_command_for_a_session_that_is_not_there_is_set_aside(driver: Driver) -> None:
+    session = driver.new_session()
+    arguments = person("ana")
+    stray = encode_command(RESERVE, 10**9, new_job_id(10**9), "open", "h", arguments)
+    driver.redis.xadd(key(driver.partition(session), "mailbox"), {"s": 1, "c": stray})
+    receipts = driver.reserve(session, "bo")
+    driver.drain_all()
+    (found,) = driver.queries.unreadable(10)
+    assert "1000000000" in found.reason
+    driver.check(receipts)
+
+
+def test_a_command_that_kills_its_worker_is_quarantined_after_three_deaths(driver: Driver) -> None:
+    session = driver.new_session(capacity=3)
+    receipts = driver.reserve(session, "ana", "bad", "bo", "cy", "dee")
+    partition, point = driver.partition(session), "deciding=bad@example.org"
+    deaths = 0
+    while driver.drain_in_a_process(partition, point) == KILLED:
+        deaths += 1
+        assert deaths < 10
+    assert deaths == 4  # once in its batch, then three times by itself
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed", "quarantined", "confirmed", "confirmed", "sold_out"]
+    report = driver.check(receipts)
+    assert report.quarantined == 1
+    (found,) = driver.queries.quarantined(10)
+    assert found.job_id == receipts[1].job.id
+    assert driver.job(found.job_id).status == "failed"  # type: ignore[union-attr]
+
+
+def test_a_crash_that_no_command_caused_quarantines_nobody(driver: Driver) -> None:
+    session = driver.new_session()
+    receipts = []
+    for number in range(6):
+        receipts += driver.reserve(session, f"guest{number}", f"friend{number}")
+        assert driver.drain_in_a_process(driver.partition(session), "after_read") == KILLED
+        driver.drain_all()
+    assert driver.check(receipts).quarantined == 0
+
+
+@pytest.mark.parametrize("crashes", [2])
+def test_a_command_that_kills_twice_and_then_works_is_applied(driver: Driver, crashes: int) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana", "bo")
+    for _ in range(crashes):
+        assert driver.drain_in_a_process(driver.partition(session), "deciding=ana@example.org") == KILLED
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
+    driver.check(receipts)

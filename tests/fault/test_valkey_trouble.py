@@ -1,0 +1,55 @@
+"""Valkey out of memory, killed, started again: refusals, never half a command, never a lost 202."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.errors import Unavailable
+from tests.support.driving import Driver
+from tests.support.stack import Servers
+from tests.support.waiting import until
+
+
+def test_out_of_memory_refuses_whole_commands_and_still_drains(own_servers: Servers) -> None:
+    with Driver(own_servers.deployment()) as driver:
+        session = driver.new_session(capacity=1000)
+        receipts = driver.reserve(session, *(f"guest{n}" for n in range(300)))
+        driver.redis.config_set("maxmemory", "1mb")
+        with pytest.raises(Unavailable):
+            driver.reserve(session, "late")
+        assert driver.waiting(session) == 300
+        driver.drain_all()
+        assert driver.waiting(session) == 0
+        with pytest.raises(Unavailable):
+            driver.reserve(session, "later")
+        driver.redis.config_set("maxmemory", "0")
+        receipts += driver.reserve(session, "late")
+        assert receipts[-1].job.seq == 301
+        driver.drain_all()
+        driver.check(receipts)
+        assert driver.counts(session) == (301, 301)
+
+
+def test_every_accepted_command_survives_valkey_being_killed(own_servers: Servers) -> None:
+    with Driver(own_servers.deployment()) as driver:
+        session = driver.new_session(capacity=1000)
+        receipts = []
+        for round_ in range(5):
+            receipts += driver.reserve(session, *(f"guest{round_}-{n}" for n in range(50)))
+            own_servers.valkey.kill()
+            with pytest.raises(Unavailable):
+                driver.drain(driver.partition(session))
+            own_servers.valkey.start()
+            assert driver.waiting(session) == 50
+            until(lambda: drained(driver), 15, "everything is drained after Valkey is back")
+        driver.check(receipts)
+        assert [receipt.job.seq for receipt in receipts] == list(range(1, 251))
+        assert driver.counts(session) == (250, 250)
+
+
+def drained(driver: Driver) -> bool:
+    try:
+        driver.drain_all()
+    except Unavailable:
+        return False
+    return True
