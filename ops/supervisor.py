@@ -196,15 +196,19 @@ def started_at(pid: int) -> str | None:
     return asked.stdout.strip() or None
 
 
-def end_leftovers(started: dict[int, str], seconds: float) -> list[int]:
-    """End processes of an earlier run that are still the ones they were; by force those that take longer. Their pids."""
+def end_leftovers(started: dict[int, str], gently: frozenset[int], seconds: float) -> list[int]:
+    """End processes of an earlier run that are still the ones they were. Their pids.
+
+    Those in `gently` are asked to, and killed only when that takes longer than `seconds`; the others are killed at once.
+    """
     leftovers = [pid for pid, start in started.items() if started_at(pid) == start]
     for pid in leftovers:
+        if pid not in gently:
+            _kill_group(pid)
+            continue
         with suppress(ProcessLookupError):
-            # A stopped process would never hear the other; Postgres takes INT for a fast shutdown, the others end too.
-            os.kill(pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)  # a stopped process would never hear the other
             os.kill(pid, signal.SIGINT)
-            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(started_at(pid) == started[pid] for pid in leftovers):
         time.sleep(LOOK_SECONDS)

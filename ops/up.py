@@ -166,7 +166,8 @@ class Stack:
         if before is None:
             return
         started = {before.pids[name]: start for name, start in before.started.items() if name in before.pids}
-        ended = end_leftovers(started, LEFTOVER_SECONDS)
+        servers = frozenset(before.pids[name] for name in ("postgres", "valkey") if name in before.pids)
+        ended = end_leftovers(started, servers, LEFTOVER_SECONDS)
         if ended:
             self._say(f"The last run did not end in order; {len(ended)} processes it had left were stopped.")
         self._path.unlink(missing_ok=True)

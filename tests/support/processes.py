@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -90,3 +91,9 @@ def worker_program(environment: dict[str, str], processes: int = 1) -> Program:
 def sweeper_program(environment: dict[str, str]) -> Program:
     """The sweeper."""
     return python_program("sweeper", environment, "-m", "worker.sweeper")
+
+
+def children_of(pid: int) -> list[int]:
+    """The pids of the processes that this one has started and that still run."""
+    shown = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, timeout=10, check=False)
+    return [int(line) for line in shown.stdout.split()]

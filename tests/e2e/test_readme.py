@@ -1,0 +1,110 @@
+"""README's promises, word for word: its walk is run, its table of settings is compared, its links are followed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from typer.main import get_command
+
+from core.settings import Settings
+from ops.cli import app
+from tests.support.stack import Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+ORIGIN = "http://127.0.0.1:8000"
+MARK = "---- next command ----"
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
+
+
+class Step(NamedTuple):
+    """A command, and what its output must contain."""
+
+    command: str
+    expected: list[str]
+
+
+def walk() -> list[Step]:
+    """The first block of commands under README's heading "A walk"."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    block = text.split("\n## A walk\n", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    steps: list[Step] = []
+    for line in block.splitlines():
+        if line.startswith("# → "):
+            steps[-1].expected.append(line.removeprefix("# → "))
+        elif line and not line.startswith("#"):
+            steps.append(Step(line, []))
+    return steps
+
+
+def run(steps: list[Step], origin: str, folder: Path) -> list[str]:
+    """Run the commands in one shell, one after another. What each of them printed."""
+    assert shutil.which("curl"), "README's walk needs curl"
+    lines = [f"{step.command}\nprintf '\\n{MARK}\\n'" for step in steps]
+    script = "\n".join(lines).replace(ORIGIN, origin).replace("/tmp/", f"{folder}/")
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=90, check=False)
+    return done.stdout.split(MARK + "\n")[:-1]
+
+
+def unmet(steps: list[Step], outputs: list[str]) -> list[str]:
+    """The expectations that the output of their command does not meet."""
+    assert len(outputs) == len(steps)
+    return [
+        f"{step.command}: no {expected!r} in {output!r}"
+        for step, output in zip(steps, outputs, strict=True)
+        for expected in step.expected
+        if expected not in output
+    ]
+
+
+def test_the_walk_does_what_it_says(live_api: Stack, tmp_path: Path) -> None:
+    steps = walk()
+    assert sum(len(step.expected) for step in steps) >= 6
+    assert unmet(steps, run(steps, live_api.url, tmp_path)) == []
+
+
+def test_an_expectation_that_is_not_met_is_seen(live_api: Stack, tmp_path: Path) -> None:
+    steps = [Step(f"curl -s {ORIGIN}/healthz", ['"status":"perhaps"']), Step("echo done", ["done"])]
+    assert len(unmet(steps, run(steps, live_api.url, tmp_path))) == 1
+
+
+def test_the_table_of_settings_lists_what_settings_knows_with_its_defaults() -> None:
+    text = (ROOT / "README.md").read_text("utf-8").split("\n## Settings\n", 1)[1].split("\n## ", 1)[0]
+    listed: dict[str, str] = {}
+    for row in re.findall(r"^\| (`AFORO_.*?) \| (.*?) \|", text, re.MULTILINE):
+        names = re.findall(r"`(AFORO_\w+)`", row[0])
+        defaults = row[1].split(", ") if len(names) > 1 else [row[1]]
+        listed |= dict(zip(names, defaults, strict=True))
+    fields = {f"AFORO_{name.upper()}": field for name, field in Settings.model_fields.items() if name != "crash_at"}
+    assert set(listed) == set(fields)
+    for name, field in fields.items():
+        if not field.is_required() and field.default is not None:
+            assert listed[name].strip("`").lower() == str(field.default).lower(), name
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
+    assert [target for target in targets if target and not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    named = re.findall(r"`((?:api|core|ops|worker|tests|docs)/[\w./-]+)`", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_that_are_named_exist(name: str) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
+    assert {target for target in targets if f"\n{target}:" not in makefile} == set()
+    commands = set(re.findall(r"(?:^|`)(?:\.venv/bin/)?aforo ([a-z]+)", text, re.MULTILINE))
+    assert commands <= set(get_command(app).commands)  # type: ignore[attr-defined]
