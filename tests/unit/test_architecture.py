@@ -1,0 +1,140 @@
+"""Who may import whom, where SQL and Redis live, and that no import does I/O. Each rule is also shown a breach."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("api", "core", "ops", "worker")
+
+# Package: what it must not import, by the beginning of the module's name.
+FORBIDDEN = {"core": ("api", "worker", "ops"), "api": ("worker", "ops"), "worker": ("api", "ops"), "ops": ("worker",)}
+
+# Drivers, and the rooms they may be used in. The local stack asks its servers whether they answer.
+SQL_ROOMS = {"core/store.py", "core/queries.py", "core/tables.py", "ops/localstack.py"}
+REDIS_ROOMS = {"core/mailbox.py", "core/projections.py", "core/follow.py", "api/resources/health.py", "ops/localstack.py"}
+ROOMS = {"sqlalchemy": SQL_ROOMS, "psycopg2": SQL_ROOMS, "alembic": set(), "redis": REDIS_ROOMS}
+MIGRATIONS = "core/migrations/"
+PURE = {
+    "core/model.py": {"base64", "hashlib", "hmac", "secrets", "zlib", "msgspec", "typing"},
+    "core/decide.py": {"msgspec", "dataclasses", "collections", "core"},
+}
+
+
+def modules() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(source: str) -> set[str]:
+    """The modules a source imports."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def breaches(name: str, source: str) -> list[str]:
+    """What a module imports that it must not."""
+    tops = {module.partition(".")[0] for module in imports(source)}
+    found = [f"{name} imports {top}" for top in sorted(tops & set(FORBIDDEN[name.partition("/")[0]]))]
+    for driver, rooms in ROOMS.items():
+        if driver in tops and name not in rooms and not name.startswith(MIGRATIONS):
+            found.append(f"{name} uses {driver}")
+    if name in PURE and not tops - {"__future__"} <= PURE[name]:
+        found.append(f"{name} imports more than it needs: {sorted(tops - PURE[name])}")
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_everything_is_in_its_room(path: Path) -> None:
+    assert breaches(name_of(path), path.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("core/service.py", "from api.app import create_app"),
+        ("core/service.py", "import ops.verify"),
+        ("api/app.py", "def f():\n    from worker import tasks"),
+        ("worker/tasks.py", "import sqlalchemy.orm"),
+        ("api/schemas.py", "from psycopg2 import sql"),
+        ("core/decide.py", "import time"),
+        ("core/service.py", "import redis"),
+    ],
+)
+def test_a_breach_is_seen(name: str, source: str) -> None:
+    assert breaches(name, source) != []
+
+
+def test_the_decision_sees_neither_clock_nor_chance() -> None:
+    source = (ROOT / "core/decide.py").read_text("utf-8")
+    assert not imports(source) & {"time", "datetime", "random", "secrets", "os", "uuid"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_module_says_what_it_owns(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert ast.get_docstring(tree), name_of(path)
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_public_function_and_class_says_what_it_does(path: Path) -> None:
+    if "versions" in path.parts:
+        return  # Alembic's upgrade and downgrade
+    undocumented = []
+    for node in ast.parse(path.read_text("utf-8")).body:
+        public = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not node.name.startswith("_")
+        if public and not ast.get_docstring(node):
+            undocumented.append(node.name)
+    assert undocumented == []
+
+
+def test_every_redis_key_is_described_where_the_scripts_begin() -> None:
+    folder = ROOT / "core" / "lua"
+    described = set(
+        re.findall(r"aforo:\{p\}:(\w+)", "".join((folder / name).read_text("utf-8") for name in ("accept.lua", "take.lua")))
+    )
+    used = set()
+    for path in [*folder.glob("*.lua"), ROOT / "core/mailbox.py", ROOT / "core/projections.py"]:
+        text = path.read_text("utf-8")
+        used |= set(re.findall(r"prefix \.\. '(\w+)", text)) | set(
+            re.findall(r'key\([^()]*(?:\([^()]*\))?[^()]*, f?"(\w+)', text)
+        )
+    assert used >= {"bell", "pace", "job", "s", "mailbox"}
+    assert used <= described
+
+
+OFFLINE = """
+import socket, sys
+class Refused(socket.socket):
+    def connect(self, *a): raise SystemExit("an import connects")
+    def bind(self, *a): raise SystemExit("an import listens")
+socket.socket = Refused
+import importlib
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_no_import_does_io() -> None:
+    names = [name_of(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in modules()]
+    # These two are entry points that read the environment; revisions and Alembic's hook are run by Alembic.
+    skipped = ("worker.app", "api.server", "core.migrations.env", "core.migrations.versions", "core.migrations.__main__")
+    chosen = [name for name in names if not name.startswith(skipped)]
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE, *chosen], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,111 @@
+"""Group commit: what arrives while a call is under way goes together in the next one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import pytest
+
+from core.grouping import Grouped
+
+
+class Calls:
+    """A call that can be held up, and remembers its groups."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fail: Exception | None = None
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[Any]:
+        self.groups.append(list(items))
+        await self.gate.wait()
+        if self.fail:
+            raise self.fail
+        return [ValueError(f"bad {item}") if item < 0 else item * 10 for item in items]
+
+
+def run(test: Awaitable[Any]) -> Any:
+    async def bounded() -> Any:
+        return await asyncio.wait_for(test, 10)
+
+    return asyncio.run(bounded())
+
+
+def test_one_caller_waits_for_nobody() -> None:
+    async def test() -> None:
+        calls = Calls()
+        grouped: Grouped[int, int] = Grouped(calls, 10)
+        assert [await grouped(n) for n in (1, 2)] == [10, 20]
+        assert calls.groups == [[1], [2]]
+
+    run(test())
+
+
+def test_what_arrives_meanwhile_goes_together_up_to_the_limit() -> None:
+    async def test() -> None:
+        calls = Calls()
+        calls.gate.clear()
+        grouped: Grouped[int, int] = Grouped(calls, 3)
+        first = asyncio.create_task(grouped(0))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(grouped(n)) for n in range(1, 6)]
+        await asyncio.sleep(0)
+        calls.gate.set()
+        assert await asyncio.gather(first, *others) == [0, 10, 20, 30, 40, 50]
+        assert calls.groups == [[0], [1, 2, 3], [4, 5]]
+
+    run(test())
+
+
+def test_an_error_of_one_item_is_its_own() -> None:
+    async def test() -> None:
+        grouped: Grouped[int, int] = Grouped(Calls(), 10)
+        answers = await asyncio.gather(grouped(1), grouped(-1), grouped(2), return_exceptions=True)
+        assert (answers[0], str(answers[1]), answers[2]) == (10, "bad -1", 20)
+
+    run(test())
+
+
+def test_an_error_of_the_call_is_everybodys_and_the_next_call_works() -> None:
+    async def test() -> None:
+        calls = Calls()
+        calls.fail = OSError("gone")
+        grouped: Grouped[int, int] = Grouped(calls, 10)
+        answers = await asyncio.gather(grouped(1), grouped(2), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [OSError, OSError]
+        calls.fail = None
+        assert await grouped(3) == 30
+
+    run(test())
+
+
+def test_a_caller_that_goes_away_does_not_disturb_the_others() -> None:
+    async def test() -> None:
+        calls = Calls()
+        calls.gate.clear()
+        grouped: Grouped[int, int] = Grouped(calls, 10)
+        tasks = [asyncio.create_task(grouped(n)) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.sleep(0)
+        calls.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert (answers[0], type(answers[1]), answers[2]) == (10, asyncio.CancelledError, 30)
+
+    run(test())
+
+
+@pytest.mark.parametrize("count", [1000])
+def test_every_item_gets_its_own_answer(count: int) -> None:
+    async def test() -> None:
+        calls = Calls()
+        grouped: Grouped[int, int] = Grouped(calls, 64)
+        assert await asyncio.gather(*(grouped(n) for n in range(count))) == [n * 10 for n in range(count)]
+        assert max(map(len, calls.groups)) <= 64
+
+    run(test())

@@ -1,0 +1,97 @@
+"""Job ids, fingerprints and what travels through Redis: fixed by what they stand for, and readable by the next release."""
+
+from __future__ import annotations
+
+import uuid
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.mailbox import Entry, Unreadable, decode_entry, decode_job, encode_command, encode_job
+from core.model import (
+    JOB_FORMAT,
+    RESERVE,
+    CancelArguments,
+    Job,
+    JobReservation,
+    ReserveArguments,
+    body_hash,
+    keyed_job_id,
+    new_job_id,
+    partition_of_job,
+    partition_of_session,
+    replay_id,
+)
+
+ANA = ReserveArguments("Ana", "ana@example.org", "ana@example.org")
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(1, 1024))
+def test_a_job_id_is_a_uuid_that_tells_its_partition(session: int, partitions: int) -> None:
+    job = new_job_id(session)
+    parsed = uuid.UUID(job)
+    assert (str(parsed), parsed.version, parsed.variant) == (job, 8, uuid.RFC_4122)
+    assert partition_of_job(job, partitions) == partition_of_session(session, partitions)
+    assert int(job[:8], 16) == zlib.crc32(str(session).encode())
+
+
+def test_fresh_ids_differ_and_keyed_ones_follow_from_all_they_stand_for() -> None:
+    assert len({new_job_id(1) for _ in range(1000)}) == 1000
+    one = keyed_job_id(b"secret", "open", 1, RESERVE, "key-0001")
+    assert one == keyed_job_id(b"secret", "open", 1, RESERVE, "key-0001")
+    others = {
+        keyed_job_id(b"other!", "open", 1, RESERVE, "key-0001"),
+        keyed_job_id(b"secret", "else", 1, RESERVE, "key-0001"),
+        keyed_job_id(b"secret", "open", 2, RESERVE, "key-0001"),
+        keyed_job_id(b"secret", "open", 1, "cancel", "key-0001"),
+        keyed_job_id(b"secret", "open", 1, RESERVE, "key-0002"),
+    }
+    assert len(others | {one}) == 6
+
+
+def test_a_replays_id_is_fixed_by_what_it_repeats_and_where() -> None:
+    job = new_job_id(1)
+    assert replay_id(job, 1, 5) == replay_id(job, 1, 5)
+    assert len({replay_id(job, 1, 5), replay_id(job, 1, 6), replay_id(new_job_id(1), 1, 5), job}) == 4
+
+
+def test_equal_arguments_have_the_same_fingerprint() -> None:
+    assert body_hash(ANA) == body_hash(ReserveArguments("Ana", "ana@example.org", "ana@example.org"))
+    assert body_hash(ANA) != body_hash(ReserveArguments("Ana", "ana@example.org", "ana@example.org", 2))
+    assert body_hash(CancelArguments("a@b.org", "a@b.org")) == body_hash(CancelArguments("a@b.org", "a@b.org"))
+
+
+def test_a_command_comes_out_of_the_mailbox_as_it_went_in() -> None:
+    job = new_job_id(7)
+    entry = decode_entry("1900000000000-3", {b"s": b"12", b"c": encode_command(RESERVE, 7, job, "open", "ff", ANA)})
+    assert isinstance(entry, Entry)
+    command = entry.command
+    assert (command.job_id, command.session_id, command.seq, command.accepted_at) == (job, 7, 12, 1_900_000_000_000)
+    assert (command.kind, command.arguments, command.client, command.body_hash) == (RESERVE, ANA, "open", "ff")
+
+
+@given(st.dictionaries(st.sampled_from([b"s", b"c", b"x"]), st.binary(max_size=60)))
+def test_whatever_lies_in_a_mailbox_is_read_or_set_aside(fields: dict[bytes, bytes]) -> None:
+    assert isinstance(decode_entry("1-1", fields), (Entry, Unreadable))
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(JOB_FORMAT, new_job_id(1), RESERVE, 1, "open", "ff", 3, 1_900_000_000_000),
+        Job(
+            JOB_FORMAT, new_job_id(1), RESERVE, 1, "open", "ff", 3, 4, "confirmed", 5, True, JobReservation(9, 1, "confirmed", 2)
+        ),
+    ],
+)
+def test_a_job_comes_out_of_redis_as_it_went_in(job: Job) -> None:
+    record = encode_job(job)
+    assert record[:1] == (b"d" if job.outcome else b"q")
+    assert decode_job(record) == job
+
+
+def test_a_job_of_an_earlier_release_is_still_read() -> None:
+    old = b'd[1,"83dcefb7-942c-8ce8-801c-6505330e457b","reserve",1,"open","ff",1,5,"sold_out",6,false,null]'
+    assert decode_job(old).outcome == "sold_out"

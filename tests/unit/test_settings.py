@@ -1,0 +1,82 @@
+"""Settings: what is refused at the start, and in which words."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from core.errors import SettingsConflict
+from core.settings import load
+
+GOOD = {"AFORO_DATABASE_URL": "postgresql://u:p@db:5432/aforo", "AFORO_REDIS_URL": "redis://cache:6379/0"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AFORO_")]:
+        monkeypatch.delenv(name)
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_two_urls_are_enough() -> None:
+    settings = load()
+    assert settings.database_url == "postgresql+psycopg2://u:p@db:5432/aforo"
+    assert (settings.celery_broker, settings.partitions, settings.host) == ("redis://cache:6379/0", 16, "127.0.0.1")
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    monkeypatch.delenv(missing)
+    with pytest.raises(SettingsConflict, match=missing):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AFORO_DATABASE_URL", "mysql://db/aforo"),
+        ("AFORO_DATABASE_URL", "db:5432"),
+        ("AFORO_REDIS_URL", "valkey://cache:6379"),
+        ("AFORO_PARTITIONS", "0"),
+        ("AFORO_PARTITIONS", "many"),
+        ("AFORO_BATCH_SIZE", "0"),
+        ("AFORO_MAX_QUEUED", "-1"),
+        ("AFORO_PORT", "70000"),
+        ("AFORO_LOG_LEVEL", "loud"),
+        ("AFORO_AUTH", "none"),
+    ],
+)
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsConflict, match=name):
+        load()
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AFORO_PORT", "0")
+    monkeypatch.setenv("AFORO_PARTITIONS", "0")
+    with pytest.raises(SettingsConflict) as caught:
+        load()
+    assert "AFORO_PORT" in str(caught.value)
+    assert "AFORO_PARTITIONS" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "fine"), [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("x", False)]
+)
+def test_open_stays_at_home(monkeypatch: pytest.MonkeyPatch, host: str, fine: bool) -> None:
+    monkeypatch.setenv("AFORO_HOST", host)
+    if fine:
+        assert load().host == host
+        return
+    with pytest.raises(SettingsConflict, match="loopback"):
+        load()
+    monkeypatch.setenv("AFORO_TRUST_NETWORK", "true")
+    assert load().host == host
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load().port = 1

@@ -1,0 +1,83 @@
+"""What people may type: names, addresses, texts, times."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import validation
+
+
+@pytest.mark.parametrize("value", ["Ana", "  Ana  ", "x" * 100, "Zoë", "李", "O'Brien", "عَلِيّ", "a\u200db", "\u202eabc"])
+def test_lines_that_people_write_are_taken(value: str) -> None:
+    assert validation.line(value, 100) == value.strip()
+
+
+@pytest.mark.parametrize("value", ["", "   ", "x" * 101, "a\nb", "a\tb", "a\x00b", "a\x7fb", "a\x85b", "\ud800", "a\u2028b"])
+def test_lines_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"must"):
+        validation.line(value, 100)
+
+
+@given(st.text(max_size=120))
+def test_a_line_is_taken_or_refused_and_never_changed_within(value: str) -> None:
+    try:
+        taken = validation.line(value, 100)
+    except ValueError:
+        return
+    assert taken == value.strip()
+    assert "\x00" not in taken
+    taken.encode("utf-8")
+
+
+def test_blocks_may_have_line_breaks() -> None:
+    assert validation.block("one\n\ttwo\r\nthree", 100) == "one\n\ttwo\r\nthree"
+    with pytest.raises(ValueError, match="control"):
+        validation.block("one\x1btwo", 100)
+
+
+@pytest.mark.parametrize(
+    ("given_", "kept", "key"),
+    [
+        ("ana@example.org", "ana@example.org", "ana@example.org"),
+        (" Ana.B+x@Example.ORG ", "Ana.B+x@example.org", "ana.b+x@example.org"),
+        ("ANA@BÜCHER.example", "ANA@bücher.example", "ana@xn--bcher-kva.example"),
+        ("Straße@example.org", "Straße@example.org", "strasse@example.org"),
+        ("Ἀνα@example.org", "Ἀνα@example.org", "ἀνα@example.org"),
+    ],
+)
+def test_an_address_is_kept_as_written_and_compared_by_its_key(given_: str, kept: str, key: str) -> None:
+    if given_.startswith("ANA@B"):
+        given_ = given_.replace(".example", ".example.org")
+        kept, key = kept.replace(".example", ".example.org"), key.replace(".example", ".example.org")
+    assert validation.email(given_) == (kept, key)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "ana", "@example.org", "ana@", "a b@example.org", "ana@example..org", "ana@[127.0.0.1]", "a\x00@example.org", "x" * 300],
+)
+def test_what_is_no_address_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        validation.email(value)
+
+
+def test_times_are_kept_in_utc_to_the_millisecond() -> None:
+    moment = datetime(2031, 5, 1, 18, 0, 0, 123_999, timezone(timedelta(hours=2)))
+    assert validation.moment(moment) == datetime(2031, 5, 1, 16, 0, 0, 123_000, UTC)
+    with pytest.raises(ValueError, match="offset"):
+        validation.moment(datetime(2031, 5, 1))  # noqa: DTZ001  on purpose
+    with pytest.raises(ValueError, match="years"):
+        validation.moment(datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))))
+
+
+@pytest.mark.parametrize(("value", "good"), [(0, True), (1_000_000, True), (-1, False), (1_000_001, False)])
+def test_capacities(value: int, good: bool) -> None:
+    if good:
+        assert validation.capacity(value) == value
+    else:
+        with pytest.raises(ValueError, match="from 0 to 1000000"):
+            validation.capacity(value)
