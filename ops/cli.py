@@ -338,7 +338,7 @@ def _demo_on_its_own(people: int, places: int) -> None:
 
 
 def _demo(origin: str, settings: Settings | None, people: int, places: int) -> bool:
-    with Progress(console=err, transient=True) as bar:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(f"{people:,} people, {places:,} places", total=people)
         result = demonstration.run(origin, people, places, lambda n: bar.advance(task, n))
     _table(("", ""), _demo_rows(result))
@@ -365,7 +365,7 @@ def _demo_rows(result: demonstration.Result) -> list[tuple[Any, ...]]:
 
 
 def _verified(settings: Settings) -> verification.Report:
-    with Progress(console=err, transient=True) as bar:
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("Replaying the ledger", total=None)
         return verification.run(
             settings.database_url, settings.redis_url, lambda done, every: bar.update(task, completed=done, total=every)

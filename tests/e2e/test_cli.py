@@ -1,0 +1,169 @@
+"""The command line: every command against a running stack, every foreseeable mistake as one plain line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core.mailbox import key
+from core.model import partition_of_session
+from ops.localstack import free_port
+from ops.stackfile import StackFile
+from tests.support.driving import KILLED, Driver
+from tests.support.processes import ROOT
+from tests.support.stack import Deployment, Stack
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def aforo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line as from a shell whose environment knows nothing of Aforo."""
+    given = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "COLUMNS": "200", **environment}
+    command = [sys.executable, "-m", "ops.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def run(live_api: Stack, tmp_path: Path) -> Run:
+    """Run a command with the running stack's stack.json."""
+    StackFile(live_api.url, live_api.database_url, live_api.redis_url).write(tmp_path / "stack.json")
+    return lambda *arguments, **environment: aforo(*arguments, "--data-dir", str(tmp_path), **environment)
+
+
+def create(run: Run, capacity: int = 2) -> int:
+    times = ("--start", "2031-05-01T18:00:00", "--end", "2031-05-01T20:00:00")
+    done = run("sessions", "create", "--title", "From the shell", *times, "--capacity", str(capacity))
+    assert (done.returncode, done.stderr) == (0, "")
+    return int(done.stdout.split()[1].rstrip(":"))
+
+
+def test_a_client_can_do_everything_from_the_shell(run: Run) -> None:
+    session = create(run)
+    assert json.loads(run("sessions", "list", "--json").stdout)[-1]["id"] <= session
+    assert "From the shell" in run("sessions", "list", "--all").stdout
+    who = ("--name", "Ana", "--email", "ana@example.org")
+    done = run("reserve", str(session), *who, "--key", "from-the-shell")
+    assert (done.returncode, done.stdout.startswith("confirmed: number 1 of session")) == (0, True)
+    again = json.loads(run("reserve", str(session), *who, "--key", "from-the-shell", "--json").stdout)
+    assert (again["outcome"], again["seq"]) == ("confirmed", 1)
+    refused = run("reserve", str(session), *who)
+    assert (refused.returncode, refused.stdout.startswith("duplicate: number 2")) == (1, True)
+    queued = run("cancel", str(session), "--email", "ana@example.org", "--no-wait")
+    assert queued.returncode == 0
+    job = run("job", queued.stdout.split()[-1])
+    assert (job.returncode, "number 3" in job.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("reserve", "999999999", "--name", "Ana", "--email", "a@example.org"), "There is no session with this id."),
+        (("cancel", "999999999", "--email", "a@example.org"), "There is no session with this id."),
+        (("job", "00000000-0000-8000-8000-000000000000"), "There is no job with this id."),
+        (("quarantine", "show", "00000000-0000-8000-8000-000000000000"), "No command in quarantine"),
+        (("quarantine", "show", "x"), "no job id"),
+        (("reserve", "1", "--name", "Ana", "--email", "a@example.org", "--api", "ftp://x"), "--api must begin with"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout, len(done.stderr.strip().splitlines())) == (1, "", 1)
+    assert words in done.stderr
+
+
+def test_wrong_fields_are_named(run: Run) -> None:
+    done = run("reserve", str(create(run)), "--name", " ", "--email", "ana")
+    assert done.returncode == 1
+    assert "name: must not be empty" in done.stderr
+    assert "email: must be an e-mail address" in done.stderr
+
+
+def test_wrong_usage_is_exit_status_2() -> None:
+    for arguments in (("reserve",), ("dance",), ("up", "--port", "0"), ("demo", "--people", "0")):
+        assert aforo(*arguments).returncode == 2
+
+
+def test_nobody_there_is_told(tmp_path: Path) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    done = aforo("reserve", "1", "--name", "Ana", "--email", "a@example.org", "--api", nobody)
+    assert (done.returncode, f"No Aforo answers at {nobody}" in done.stderr) == (1, True)
+    for command in (("verify",), ("migrate",), ("quarantine", "list")):
+        done = aforo(*command, "--data-dir", str(tmp_path))
+        assert (done.returncode, "AFORO_DATABASE_URL is not set" in done.stderr) == (1, True)
+    unreachable = {"AFORO_DATABASE_URL": f"postgresql://x@127.0.0.1:{free_port()}/x", "AFORO_REDIS_URL": "redis://127.0.0.1:1/0"}
+    done = aforo("verify", **unreachable)
+    assert (done.returncode, done.stderr.strip()) == (1, "Postgres cannot be reached.")
+
+
+def test_a_broken_stack_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "stack.json").write_text("{", encoding="utf-8")
+    done = aforo("verify", "--data-dir", str(tmp_path))
+    assert (done.returncode, "stack.json cannot be read" in done.stderr) == (1, True)
+
+
+def test_migrate_is_for_a_new_database_and_harmless_for_an_old_one(deployment: Deployment) -> None:
+    done = aforo("migrate", **deployment.environment)
+    assert (done.returncode, done.stdout.startswith("The database is at revision")) == (0, True)
+    deployment.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    done = aforo("verify", **deployment.environment)
+    assert (done.returncode, "aforo migrate" in done.stderr) == (1, True)
+    assert aforo("migrate", **deployment.environment).returncode == 0
+    assert aforo("verify", **deployment.environment).returncode == 0
+    done = aforo("migrate", **deployment.environment, AFORO_PARTITIONS="8")
+    assert aforo("verify", **deployment.environment).returncode == 0
+
+
+def test_verify_ends_with_1_and_names_the_first_difference(deployment: Deployment) -> None:
+    with Driver(deployment) as driver:
+        session = driver.new_session()
+        driver.reserve(session, "ana")
+        driver.drain_all()
+        done = aforo("verify", **deployment.environment)
+        assert (done.returncode, "no difference" in done.stdout) == (0, True)
+        deployment.sql("UPDATE sessions SET reserved = 3")
+        done = aforo("verify", **deployment.environment)
+        assert done.returncode == 1
+        assert "reserved is 3, its confirmed rows hold 1" in done.stdout
+        found = json.loads(aforo("verify", "--json", **deployment.environment).stdout)
+        assert (found["ok"], found["differences"][0].startswith(f"session {session}")) == (False, True)
+
+
+def test_quarantine_shows_what_was_set_aside(deployment: Deployment) -> None:
+    assert aforo("quarantine", "list", **deployment.environment).stdout.strip() == "Nothing is in quarantine."
+    with Driver(deployment) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "bad")
+        driver.redis.xadd(key(partition_of_session(session, 16), "mailbox"), {"x": "garbage"})
+        while driver.drain_in_a_process(driver.partition(session), "deciding=bad@example.org") == KILLED:
+            pass
+        driver.drain_all()
+    listed = aforo("quarantine", "list", **deployment.environment).stdout
+    assert receipts[0].job.id in listed
+    assert "KeyError" in listed
+    shown = json.loads(aforo("quarantine", "show", receipts[0].job.id, **deployment.environment).stdout)
+    assert (shown["kind"], shown["arguments"]["name"]) == ("reserve", "Bad")
+
+
+def test_the_demo_counts_what_became_of_everybody(run: Run) -> None:
+    done = run("demo", "--people", "300", "--places", "20")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = dict(
+        line.rsplit(maxsplit=1) for line in done.stdout.splitlines() if line.strip() and "verify" not in line and "ms" not in line
+    )
+    assert (rows["confirmed"], rows["refused: sold_out"], rows["overbooked"]) == ("20", "280", "0")
+    assert "verify: ok" in done.stdout
+
+
+def test_the_demo_brings_its_own_stack_where_none_runs(tmp_path: Path) -> None:
+    done = aforo("demo", "--people", "50", "--places", "5", "--data-dir", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "verify: ok" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    assert aforo("--version").stdout.startswith("aforo ")
