@@ -69,7 +69,10 @@ def stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
 
         def start(on: Servers = servers, **settings: str) -> Stack:
             folder = running.enter_context(_folder("stack"))
-            stack = Stack(on.deployment(), folder, **settings)
+            deployment = on.deployment()
+            if on is servers:
+                running.callback(servers.drop, deployment)
+            stack = Stack(deployment, folder, **settings)
             running.callback(stack.close)
             return stack
 

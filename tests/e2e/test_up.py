@@ -21,7 +21,7 @@ from ops.localstack import free_port
 from ops.supervisor import started_at
 from ops.up import EXAMPLES, is_ready
 from tests.support.processes import ROOT
-from tests.support.stack import Servers
+from tests.support.stack import Deployment
 from tests.support.waiting import until
 
 START_SECONDS = 60
@@ -137,8 +137,7 @@ def test_the_whole_life_of_a_stack(folder: Path) -> None:
     assert not (folder / "stack.json").exists()
 
 
-def test_servers_that_are_given_are_used_and_none_is_started(folder: Path, servers: Servers) -> None:
-    deployment = servers.deployment()
+def test_servers_that_are_given_are_used_and_none_is_started(folder: Path, deployment: Deployment) -> None:
     up = Up(folder, last_line="Aforo is ready", **deployment.environment)
     try:
         assert set(up.stack["pids"]) == NAMES - {"postgres", "valkey"}

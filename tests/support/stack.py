@@ -64,6 +64,7 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._free = list(range(1, REDIS_DATABASES))
         home = localstack.prepare(folder, lambda line: None)
         servers = (localstack.postgres(home), localstack.valkey(home))
         self.database_url, self.redis_url = (server.url for server in servers)
@@ -74,17 +75,17 @@ class Servers:
         migrations.upgrade(template.settings())
 
     def deployment(self) -> Deployment:
-        """A new migrated database and an empty Redis database. (Sixteen of them take turns.)"""
-        number = next(_names)
-        name = f"aforo_{number}"
+        """A new migrated database, and a Redis database that nobody else has, empty. Give it back with `drop`."""
+        name = f"aforo_{next(_names)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        found = Deployment(self._database(name), self._redis(number % REDIS_DATABASES))
+        found = Deployment(self._database(name), self._redis(self._free.pop()))
         found.redis().flushdb()
         return found
 
     def drop(self, deployment: Deployment) -> None:
-        """Remove a deployment's database, whoever is still connected to it."""
+        """Take a deployment back, whoever is still connected to its database."""
         self._admin(f"DROP DATABASE {deployment.database_url.rpartition('/')[2]} WITH (FORCE)")
+        self._free.append(int(deployment.redis_url.rpartition("/")[2]))
 
     def close(self) -> None:
         """Stop both."""
