@@ -9,10 +9,11 @@ import falcon.asgi
 
 from api import errors
 from api.middleware import Observe
-from api.resources import docs
-from api.resources.commands import Cancel, Reserve
+from api.resources import commands, docs
+from api.resources.batches import BatchCollection, BatchItem
 from api.resources.health import Alive, Metrics, Ready
 from api.resources.jobs import JobItem
+from api.resources.reservations import ReservationCalendar, ReservationItem
 from api.resources.sessions import SessionCollection, SessionItem, SessionReservations
 from core.bootstrap import ApiServices, prepare
 from core.errors import Unavailable
@@ -31,13 +32,15 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     app.add_route("/api/sessions", SessionCollection(services))
     app.add_route("/api/sessions/{session}", SessionItem(services))
     app.add_route("/api/sessions/{session}/reservations", SessionReservations(services))
-    app.add_route("/api/sessions/{session}/reserve", Reserve(services))
-    app.add_route("/api/sessions/{session}/cancel", Cancel(services))
     app.add_route("/api/jobs/{job}", JobItem(services))
+    app.add_route("/api/batches", BatchCollection(services))
+    app.add_route("/api/batches/{batch}", BatchItem(services))
+    app.add_route("/api/reservations/{reservation}", ReservationItem(services))
+    app.add_route("/api/reservations/{reservation}.ics", ReservationCalendar(services))
     app.add_route("/healthz", Alive())
     app.add_route("/readyz", Ready(services))
     app.add_route("/metrics", Metrics(services))
-    for path, resource in docs.routes():
+    for path, resource in (*commands.routes(services), *docs.routes()):
         app.add_route(path, resource)
     return app
 

@@ -9,6 +9,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from api import messages
 from core import errors, telemetry
 from core.model import NOT_FOUND, Job
 
@@ -33,10 +34,23 @@ class InvalidIdempotencyKey(errors.AforoError):
     """Idempotency-Key must be 8 to 128 characters of A-Z, a-z, 0-9, - and _."""
 
 
+class MissingIdempotencyKey(errors.AforoError):
+    """A batch needs an Idempotency-Key, so that sending it again is safe."""
+
+
+class MissingToken(errors.AforoError):
+    """The manage token of the reservation is needed, as Authorization: Bearer."""
+
+
 TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     InvalidJson: (400, "invalid_json", "The body is not valid JSON"),
     errors.UnknownSession: (404, "session_not_found", "No such session"),
     errors.UnknownJob: (404, "job_not_found", "No such job"),
+    errors.UnknownBatch: (404, "batch_not_found", "No such batch"),
+    errors.UnknownReservation: (404, "reservation_not_found", "No such reservation"),
+    MissingToken: (401, "token_required", "A token is needed"),
+    MissingIdempotencyKey: (422, "idempotency_key_required", "Idempotency-Key is missing"),
+    errors.NotYetApplied: (503, "not_yet_applied", "Not applied yet"),
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),
     errors.InvalidFields: (422, "invalid_fields", "Some fields are missing or wrong"),
@@ -57,58 +71,59 @@ OF_STATUS = {
     415: "unsupported_media_type",
 }
 
-REFUSED = {
-    "session_cancelled": "The session has been cancelled.",
-    "closed": "The session is closed for reservations.",
-    "duplicate": "This e-mail address already holds a reservation in this session.",
-    "not_found": "This e-mail address holds no reservation in this session.",
-    "sold_out": "All places are taken.",
-    "quarantined": "The request could not be decided and was set aside for an operator to look at.",
-}
 
-
-def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, detail: str, **more: Any) -> None:
-    """Render one problem."""
+def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, detail: str, language: str, **more: Any) -> None:
+    """Render one problem; `detail` is in `language`."""
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
     body["request_id"] = telemetry.request_id.get()
     resp.status = status
     resp.content_type = PROBLEM
+    resp.set_header("Content-Language", language)
+    resp.append_header("Vary", "Accept-Language")
     resp.data = msgspec.json.encode({**body, **more})
 
 
-def refusal(resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:
+def refusal(req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:
     """Render a refused outcome: 404 for a reservation that is not there, 409 for all else."""
-    status = 404 if job.outcome == NOT_FOUND else 409
-    problem(resp, status, job.outcome or "", "The request was refused", REFUSED[job.outcome or ""], job=rendered_job)
+    status, code = 404 if job.outcome == NOT_FOUND else 409, job.outcome or ""
+    spoken = messages.language(req)
+    title, detail = messages.translated(messages.REFUSED, spoken), messages.sentence(code, spoken) or ""
+    problem(resp, status, code, title, detail, spoken, job=rendered_job)
 
 
-async def on_aforo_error(_req: Any, resp: falcon.asgi.Response, exc: errors.AforoError, _params: Any) -> None:
+async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.AforoError, _params: Any) -> None:
     """Everything in core/errors.py."""
     kind = next(base for base in type(exc).__mro__ if base in TABLE)
     status, code, title = TABLE[kind]
     more: dict[str, Any] = {}
     if isinstance(exc, errors.InvalidFields):
         more["errors"] = [{"field": field, "message": message} for field, message in exc.fields.items()]
+    if status == 401:
+        resp.set_header("WWW-Authenticate", "Bearer")
     if status == 503:
         resp.set_header("Retry-After", str(getattr(exc, "retry_after_seconds", 2)))
     if status == 500:
         log.error("internal_error", exc_info=exc)
-    problem(resp, status, code, title, str(exc), **more)
+    spoken = messages.language(req)
+    problem(resp, status, code, title, messages.detail(exc, spoken), spoken, **more)
 
 
-async def on_http_error(_req: Any, resp: falcon.asgi.Response, exc: falcon.HTTPError, _params: Any) -> None:
+async def on_http_error(req: Any, resp: falcon.asgi.Response, exc: falcon.HTTPError, _params: Any) -> None:
     """What Falcon refuses by itself."""
     status = falcon.http_status_to_code(exc.status)
     for name, value in (exc.headers or {}).items() if isinstance(exc.headers, dict) else (exc.headers or ()):
         resp.set_header(name, value)
     title = falcon.code_to_http_status(status).partition(" ")[2]
-    problem(resp, status, OF_STATUS.get(status, "bad_request"), title, exc.description or f"{title}.")
+    spoken = messages.language(req)
+    detail = messages.translated(exc.description or f"{title}.", spoken)
+    problem(resp, status, OF_STATUS.get(status, "bad_request"), title, detail, spoken)
 
 
-async def on_exception(_req: Any, resp: falcon.asgi.Response, exc: Exception, _params: Any) -> None:
+async def on_exception(req: Any, resp: falcon.asgi.Response, exc: Exception, _params: Any) -> None:
     """A bug of ours: logged whole, told to nobody."""
     log.error("unhandled_exception", exc_info=exc)
-    problem(resp, 500, "internal_error", "Internal error", "Something went wrong here. It has been logged.")
+    spoken = messages.language(req)
+    problem(resp, 500, "internal_error", "Internal error", messages.translated(messages.BROKEN, spoken), spoken)
 
 
 def install(app: falcon.asgi.App) -> None:

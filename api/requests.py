@@ -5,13 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 import falcon.asgi
+import msgspec
 
 from api.errors import InvalidIdempotencyKey
-from core.errors import InvalidFields, UnknownJob, UnknownSession
+from core import validation
+from core.errors import InvalidFields, UnknownBatch, UnknownJob, UnknownReservation, UnknownSession
+from core.queries import SessionSearch
 
+ORDERINGS: Final = ("start_time", "-start_time", "id", "-id")
+LARGEST_SEQ: Final = 9_999_999_999
 LONGEST_WAIT_SECONDS: Final = 30
 LARGEST_ID: Final = 2**63 - 1
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
@@ -32,6 +38,84 @@ def job_id(text: str) -> str:
     if not _JOB_ID.fullmatch(text):
         raise UnknownJob
     return text
+
+
+def batch_id(text: str) -> str:
+    """A batch's id from the path. Raises UnknownBatch for what cannot be one."""
+    if not _JOB_ID.fullmatch(text):
+        raise UnknownBatch
+    return text
+
+
+def reservation_id(text: str) -> int:
+    """A reservation's id from the path. Raises UnknownReservation for what cannot be one."""
+    if not _ID.fullmatch(text) or int(text) > LARGEST_ID:
+        raise UnknownReservation
+    return int(text)
+
+
+def bearer(req: falcon.asgi.Request) -> str | None:
+    """The token of `Authorization: Bearer …`, if there is one."""
+    scheme, _, token = (req.get_header("Authorization") or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def least_seq(req: falcon.asgi.Request) -> int | None:
+    """`min_seq`: the command whose effect must be seen. Raises InvalidFields."""
+    if req.get_param("min_seq") is None:
+        return None
+    return number(req, "min_seq", 0, LARGEST_SEQ)
+
+
+def moment(req: falcon.asgi.Request, name: str) -> datetime | None:
+    """A query parameter that is a time with its offset. Raises InvalidFields."""
+    text = req.get_param(name)
+    if text is None:
+        return None
+    try:
+        # In a query + stands for a space, so an offset that was not escaped arrives as one.
+        return validation.moment(msgspec.convert(text.replace(" ", "+"), datetime))
+    except (msgspec.ValidationError, ValueError) as exc:
+        message = "must be a time with its offset, like 2030-05-01T18:00:00Z"
+        raise InvalidFields({name: message}) from exc
+
+
+def session_search(req: falcon.asgi.Request) -> SessionSearch:
+    """Which sessions a list is to show. Raises InvalidFields."""
+    try:
+        words = validation.words(req.get_param("q") or "")
+    except ValueError as exc:
+        raise InvalidFields({"q": str(exc)}) from exc
+    ordering = choice(req, "ordering", *ORDERINGS)
+    return SessionSearch(
+        open_only=choice(req, "available", "open", "all") == "open",
+        words=words,
+        starts_after=moment(req, "starts_after"),
+        starts_before=moment(req, "starts_before"),
+        ordering=ordering,
+        after=session_cursor(req, ordering),
+    )
+
+
+def session_cursor(req: falcon.asgi.Request, ordering: str) -> tuple[datetime | None, int] | None:
+    """Where a page of sessions begins: after this (start_time, id). Raises InvalidFields, also for another ordering's."""
+    text = req.get_param("cursor")
+    if not text:
+        return None
+    try:
+        decoded = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), b"-_", validate=True)
+        made_for, start_ms, last_id = msgspec.json.decode(decoded, type=tuple[str, int, int])
+        if made_for == ordering and 0 < last_id <= LARGEST_ID:
+            return datetime.fromtimestamp(start_ms / 1000, UTC), last_id
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError):
+        pass
+    raise InvalidFields({"cursor": "is not one that this service gave out for this ordering"})
+
+
+def session_cursor_text(ordering: str, start_time: datetime, session: int) -> str:
+    """The cursor that continues after this session."""
+    raw = msgspec.json.encode((ordering, round(start_time.timestamp() * 1000), session))
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
 def idempotency_key(req: falcon.asgi.Request) -> str | None:

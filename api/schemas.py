@@ -5,19 +5,42 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import falcon.asgi
 import msgspec
 
 from api.errors import BodyTooLarge, InvalidJson, UnsupportedMediaType
+from api.messages import sentence
 from core import validation
+from core.batches import Wanted
 from core.errors import InvalidFields
-from core.model import CancelArguments, Frozen, Job, ReserveArguments
-from core.projections import Head, Traffic
-from core.queries import ReservationView, SessionView
+from core.model import (
+    CANCEL,
+    CANCELLED,
+    GROUP_MAX,
+    RESERVE,
+    SEATS_MAX,
+    STRICT,
+    Arguments,
+    CancelArguments,
+    ConfigureArguments,
+    Frozen,
+    Job,
+    JobReservation,
+    ReserveArguments,
+)
+from core.projections import Forecast, Head, Traffic
+from core.queries import OwnReservation, ReservationView, SessionView
 
+TOO_LARGE = "The body must be at most {limit} bytes."
+NOT_JSON = "The body is not valid JSON: {reason}"
+EMPTY = "The body is empty."
 BODY_BYTES = 16 * 1024
+BATCH_BYTES = 512 * 1024
+BATCH_MAX = 1000
+LARGEST_ID = 2**63 - 1
+Policy = Literal["strict", "fill"]
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 
 
@@ -26,12 +49,14 @@ class ReserveBody(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     email: str
+    seats: int = 1
 
 
 class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/sessions/{id}/cancel/"""
 
     email: str
+    seats: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class SessionBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -43,6 +68,11 @@ class SessionBody(msgspec.Struct, forbid_unknown_fields=True):
     capacity: int
     description: str = ""
     location: str = ""
+    waitlist_capacity: int = 0
+    waitlist_policy: Policy = STRICT
+    max_seats_per_reservation: int = SEATS_MAX
+    opens_at: datetime | None = None
+    closes_at: datetime | None = None
 
 
 class SessionPatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,12 +81,40 @@ class SessionPatch(msgspec.Struct, forbid_unknown_fields=True):
     title: str | msgspec.UnsetType = msgspec.UNSET
     description: str | msgspec.UnsetType = msgspec.UNSET
     location: str | msgspec.UnsetType = msgspec.UNSET
+    capacity: int | msgspec.UnsetType = msgspec.UNSET
+    waitlist_capacity: int | msgspec.UnsetType = msgspec.UNSET
+    waitlist_policy: Policy | msgspec.UnsetType = msgspec.UNSET
+    max_seats_per_reservation: int | msgspec.UnsetType = msgspec.UNSET
+    opens_at: datetime | msgspec.UnsetType | None = msgspec.UNSET
+    closes_at: datetime | msgspec.UnsetType | None = msgspec.UNSET
     start_time: datetime | msgspec.UnsetType = msgspec.UNSET
     end_time: datetime | msgspec.UnsetType = msgspec.UNSET
+    on_shrink: Literal["refuse", "waitlist"] | msgspec.UnsetType = msgspec.UNSET
+
+
+class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /api/sessions/{id}/close/, /reopen/ and /cancel-session/"""
+
+
+class BatchCommand(msgspec.Struct, forbid_unknown_fields=True):
+    """One command of POST /api/batches/. `kind`: reserve or cancel; `name` belongs to reserve."""
+
+    session: int
+    kind: Literal["reserve", "cancel"]
+    email: str
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    seats: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /api/batches/. The commands are read one by one, so that each wrong one is named by its index."""
+
+    commands: list[Any]
+    atomic: bool = False
 
 
 _decoders: dict[type, msgspec.json.Decoder] = {
-    shape: msgspec.json.Decoder(shape) for shape in (ReserveBody, CancelBody, SessionBody, SessionPatch)
+    shape: msgspec.json.Decoder(shape) for shape in (ReserveBody, CancelBody, SessionBody, SessionPatch, EmptyBody, BatchBody)
 }
 
 _RULES: dict[str, Callable[[Any], Any]] = {
@@ -65,23 +123,34 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "location": partial(validation.line, longest=validation.LOCATION_MAX, shortest=0),
     "start_time": validation.moment,
     "end_time": validation.moment,
+    "opens_at": validation.moment,
+    "closes_at": validation.moment,
     "capacity": validation.capacity,
+    "waitlist_capacity": validation.capacity,
+    "max_seats_per_reservation": validation.seats,
+    "seats": validation.seats,
     "name": partial(validation.line, longest=validation.NAME_MAX),
     "email": validation.email,
 }
 
 
-async def read_body(req: falcon.asgi.Request, shape: type[Shape]) -> Shape:
+async def read_body(req: falcon.asgi.Request, shape: type[Shape], limit_bytes: int = BODY_BYTES) -> Shape:
     """The body as `shape`. Raises UnsupportedMediaType, BodyTooLarge, InvalidJson, InvalidFields (every wrong field)."""
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UnsupportedMediaType
-    if (req.content_length or 0) > BODY_BYTES:
-        raise BodyTooLarge(f"The body must be at most {BODY_BYTES} bytes.")
-    body = await req.stream.read(BODY_BYTES + 1)
-    if len(body) > BODY_BYTES:
-        raise BodyTooLarge(f"The body must be at most {BODY_BYTES} bytes.")
+    if (req.content_length or 0) > limit_bytes:
+        raise BodyTooLarge(TOO_LARGE, limit=limit_bytes)
+    body = await req.stream.read(limit_bytes + 1)
+    if len(body) > limit_bytes:
+        raise BodyTooLarge(TOO_LARGE, limit=limit_bytes)
     return parse(body, shape)
+
+
+async def read_nothing(req: falcon.asgi.Request) -> None:
+    """A request that needs no body: none, or an empty object. Raises as read_body does."""
+    if req.content_length or req.get_header("Transfer-Encoding"):
+        await read_body(req, EmptyBody)
 
 
 def parse(body: bytes, shape: type[Shape]) -> Shape:
@@ -89,9 +158,9 @@ def parse(body: bytes, shape: type[Shape]) -> Shape:
     try:
         return _decoders[shape].decode(body)
     except msgspec.ValidationError:
-        raise InvalidFields(_wrong_fields(body, shape)) from None
+        raise InvalidFields(_wrong_fields(body, shape) or {"": "the body has the wrong shape"}) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidJson(f"The body is not valid JSON: {exc}" if body else "The body is empty.") from None
+        raise (InvalidJson(NOT_JSON, reason=exc) if body else InvalidJson(EMPTY)) from None
 
 
 def _wrong_fields(body: bytes, shape: type[msgspec.Struct]) -> dict[str, str]:
@@ -99,9 +168,14 @@ def _wrong_fields(body: bytes, shape: type[msgspec.Struct]) -> dict[str, str]:
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidJson(f"The body is not valid JSON: {exc}") from None
+        raise InvalidJson(NOT_JSON, reason=exc) from None
+    return wrong_fields(found, shape)
+
+
+def wrong_fields(found: Any, shape: type[msgspec.Struct]) -> dict[str, str]:
+    """What keeps a decoded value from being a `shape`, by field."""
     if not isinstance(found, dict):
-        return {"": "the body must be a JSON object"}
+        return {"": "must be a JSON object"}
     fields = {field.name: field for field in msgspec.structs.fields(shape)}
     wrong = {str(name)[:100]: "is not a field of this request" for name in found if name not in fields}
     for name, field in fields.items():
@@ -113,7 +187,7 @@ def _wrong_fields(body: bytes, shape: type[msgspec.Struct]) -> dict[str, str]:
             msgspec.convert(found[name], field.type)
         except msgspec.ValidationError as exc:
             wrong[name] = _plain(str(exc))
-    return wrong or {"": "the body has the wrong shape"}
+    return wrong
 
 
 def _plain(message: str) -> str:
@@ -128,12 +202,16 @@ def clean(body: msgspec.Struct) -> dict[str, Any]:
         value = getattr(body, name)
         if value is msgspec.UNSET:
             continue
+        if value is None or name not in _RULES:
+            values[name] = value
+            continue
         try:
             values[name] = _RULES[name](value)
         except ValueError as exc:
             wrong[name] = str(exc)
-    if not wrong and "start_time" in values and "end_time" in values and values["end_time"] <= values["start_time"]:
-        wrong["end_time"] = "must be after start_time"
+    for first, last in (("start_time", "end_time"), ("opens_at", "closes_at")):
+        if not wrong and values.get(first) and values.get(last) and values[last] <= values[first]:
+            wrong[last] = f"must be after {first}"
     if wrong:
         raise InvalidFields(wrong)
     return values
@@ -143,13 +221,69 @@ def reserve_arguments(body: ReserveBody) -> ReserveArguments:
     """A reserve body as the command's arguments. Raises InvalidFields."""
     values = clean(body)
     email, email_key = values["email"]
-    return ReserveArguments(values["name"], email, email_key)
+    return ReserveArguments(values["name"], email, email_key, values["seats"])
 
 
 def cancel_arguments(body: CancelBody) -> CancelArguments:
     """A cancel body as the command's arguments. Raises InvalidFields."""
-    email, email_key = clean(body)["email"]
-    return CancelArguments(email, email_key)
+    values = clean(body)
+    return CancelArguments(*values["email"], values.get("seats"))
+
+
+def configure_arguments(values: dict[str, Any]) -> ConfigureArguments:
+    """The settings of a cleaned patch as the command's arguments."""
+    return ConfigureArguments(**{name: _ms(value) for name, value in values.items()})
+
+
+def _ms(value: Any) -> Any:
+    return round(value.timestamp() * 1000) if isinstance(value, datetime) else value
+
+
+def batch_commands(body: BatchBody) -> list[Wanted]:
+    """The commands of a batch. Raises InvalidFields that names each wrong one by its index."""
+    wrong: dict[str, str] = {}
+    wanted: list[Wanted] = []
+    if not 1 <= len(body.commands) <= BATCH_MAX:
+        raise InvalidFields({"commands": f"must be 1 to {BATCH_MAX} commands"})
+    for index, found in enumerate(body.commands):
+        try:
+            wanted.append(_batch_command(found))
+        except InvalidFields as exc:
+            wrong |= {f"commands[{index}]{'.' if name else ''}{name}": message for name, message in exc.fields.items()}
+    if not wrong and body.atomic:
+        wrong = _not_atomic(wanted)
+    if wrong:
+        raise InvalidFields(wrong)
+    return wanted
+
+
+def _batch_command(found: Any) -> Wanted:
+    try:
+        command = msgspec.convert(found, BatchCommand)
+    except msgspec.ValidationError:
+        raise InvalidFields(wrong_fields(found, BatchCommand)) from None
+    given = {name: value for name in ("name", "email", "seats") if (value := getattr(command, name)) is not msgspec.UNSET}
+    if not 1 <= command.session <= LARGEST_ID:
+        raise InvalidFields({"session": "must be a session's id"})
+    shape, arguments = _OF_KIND[command.kind]
+    if wrong := wrong_fields(given, shape):
+        raise InvalidFields(wrong)
+    return Wanted(command.kind, command.session, arguments(msgspec.convert(given, shape)))
+
+
+_OF_KIND: dict[str, tuple[Any, Callable[[Any], Arguments]]] = {
+    RESERVE: (ReserveBody, reserve_arguments),
+    CANCEL: (CancelBody, cancel_arguments),
+}
+
+
+def _not_atomic(wanted: list[Wanted]) -> dict[str, str]:
+    """Why these commands cannot be all or nothing, if so."""
+    if any(one.kind != RESERVE for one in wanted):
+        return {"atomic": "all of the commands must be reserve"}
+    if len({one.session_id for one in wanted}) > 1:
+        return {"atomic": "all of the commands must be for one session"}
+    return {"atomic": f"must be at most {GROUP_MAX} people"} if len(wanted) > GROUP_MAX else {}
 
 
 class JobAnswer(Frozen):
@@ -161,16 +295,48 @@ class JobAnswer(Frozen):
     seq: int
     status: str
     outcome: str | None
+    detail: str | None
     ahead: int | None
     eta_seconds: float | None
+    forecast: Any
     reservation: Any
+    reservations: Any
     renumbered: bool
     accepted_at: str
     applied_at: str | None
 
 
-def job_answer(job: Job, traffic: Traffic | None = None) -> JobAnswer:
-    """Render a job; `traffic` is told of while it is queued."""
+class HeldAnswer(Frozen):
+    """A reservation as its job shows it. `position`: its place in the waitlist, from 1, while it waits."""
+
+    id: int
+    session: int
+    status: str
+    seats: int
+    position: int | None
+    manage_token: str
+
+
+class ForecastAnswer(Frozen):
+    """What would become of a reserve if nobody ahead cancelled; `binding` is always false."""
+
+    outcome: str
+    position: int | None
+    binding: bool = False
+
+
+def job_answer(
+    job: Job,
+    token: Callable[[int], str],
+    language: str,
+    traffic: Traffic | None = None,
+    expected: Forecast | None = None,
+    position: int | None = None,
+) -> JobAnswer:
+    """Render a job; `traffic` and `expected` are told of while it is queued, `position` while its reservation waits.
+
+    `token(reservation id)` is what lets its holder manage a reservation; `language` is that of the outcome's sentence.
+    """
     ahead = eta = None
     if job.outcome is None and traffic is not None:
         ahead = max(0, job.seq - traffic.applied_seq - 1)
@@ -182,19 +348,25 @@ def job_answer(job: Job, traffic: Traffic | None = None) -> JobAnswer:
         job.seq,
         job.status,
         job.outcome,
+        sentence(job.outcome, language),
         ahead,
         eta,
-        job.reservation,
+        None if expected is None or job.outcome is not None else ForecastAnswer(expected.outcome, expected.position),
+        None if job.reservation is None else _held(job.reservation, token, position),
+        [_held(one, token, None) for one in job.party] or None,
         job.renumbered,
         when_ms(job.accepted_at),
         None if job.applied_at is None else when_ms(job.applied_at),
     )
 
 
+def _held(one: JobReservation, token: Callable[[int], str], position: int | None) -> HeldAnswer:
+    return HeldAnswer(one.id, one.session, one.status, one.seats, position, token(one.id))
+
+
 def session_answer(view: SessionView, head: Head | None) -> dict[str, Any]:
-    """A session of a list; the newer of its row and its head in Redis gives the counts."""
-    newer = head is not None and head.version > view.version
-    capacity, reserved = (head.capacity, head.reserved) if newer and head else (view.capacity, view.reserved)
+    """A session of a list; the newer of its row and its head in Redis gives the counts and the state."""
+    now = view.decided() if head is None or head.version <= view.version else head.now
     return {
         "id": view.id,
         "title": view.title,
@@ -202,25 +374,44 @@ def session_answer(view: SessionView, head: Head | None) -> dict[str, Any]:
         "location": view.location,
         "start_time": when(view.start_time),
         "end_time": when(view.end_time),
-        "capacity": capacity,
-        "available_slots": capacity - reserved,
+        "capacity": now.capacity,
+        "available_slots": max(0, now.capacity - now.reserved) if now.state != CANCELLED else 0,
+        "waiting": now.waiting,
+        "waitlist_capacity": now.waitlist_capacity,
+        "state": now.state,
+        "as_of_seq": now.last_seq,
     }
 
 
 def session_detail(view: SessionView, head: Head | None, shown: list[ReservationView], more: str | None) -> dict[str, Any]:
     """Everything about one session."""
-    newer = head is not None and head.version > view.version
-    version, last_seq = (head.version, head.applied_seq) if newer and head else (view.version, view.last_seq)
     answer = session_answer(view, head)
+    version = view.version if head is None else max(head.version, view.version)
     return {
         **answer,
-        "reserved": answer["capacity"] - answer["available_slots"],
+        "reserved": answer["capacity"] - answer["available_slots"] if answer["state"] != CANCELLED else 0,
+        "waitlist_policy": view.waitlist_policy,
+        "max_seats_per_reservation": view.max_seats_per_reservation,
+        "opens_at": _when_or_null(view.opens_at),
+        "closes_at": _when_or_null(view.closes_at),
+        "closed_at": _when_or_null(view.closed_at),
+        "cancelled_at": _when_or_null(view.cancelled_at),
         "created_at": when(view.created_at),
-        "last_seq": last_seq,
+        "last_seq": answer["as_of_seq"],
         "version": version,
         "reservations": [reservation_answer(r) for r in shown],
         "reservations_next": more,
     }
+
+
+def own_reservation_answer(own: OwnReservation, token: str) -> dict[str, Any]:
+    """One reservation as its holder sees it, with its session."""
+    session = own.session
+    shown = {name: value for name, value in session_answer(session, None).items() if name in _SHOWN_TO_HOLDERS}
+    return {**reservation_answer(own.reservation), "position": own.position, "manage_token": token, "session_details": shown}
+
+
+_SHOWN_TO_HOLDERS = ("id", "title", "description", "location", "start_time", "end_time", "state")
 
 
 def reservation_answer(r: ReservationView) -> dict[str, Any]:
@@ -234,8 +425,12 @@ def reservation_answer(r: ReservationView) -> dict[str, Any]:
         "status": r.status,
         "seq": r.seq,
         "created_at": when(r.created_at),
-        "cancelled_at": None if r.cancelled_at is None else when(r.cancelled_at),
+        "cancelled_at": _when_or_null(r.cancelled_at),
     }
+
+
+def _when_or_null(value: datetime | None) -> str | None:
+    return None if value is None else when(value)
 
 
 def when(value: datetime) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
 from celery import Celery
 
 from core import crashpoints, settings, telemetry
-from core.decide import Incident
+from core.batches import SubmitBatch
 from core.doorbell import Doorbell, celery_app
+from core.errors import NotYetApplied, UnknownSession
 from core.follow import Followers
 from core.mailbox import Door, Mailbox, connect, connect_async
-from core.model import Job, partition_of_session
+from core.model import CANCELLED, REDUCED, WAITLISTED, Job, manage_token, partition_of_session
+from core.numbering import Incident
 from core.projections import Projections
 from core.queries import Queries
 from core.service import Drain, Submit
@@ -26,6 +31,8 @@ from core.store import Store, create_engine
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
+APPLIED_WAIT_SECONDS = 5.0
+APPLIED_LOOK_SECONDS = 0.02
 API_THREADS = 4  # and as many connections to Postgres, for each API process
 WORKER_CONNECTIONS = 1
 
@@ -82,6 +89,9 @@ class ApiServices:
         self.projections = Projections(self.redis, loaded.partitions)
         door = Door(door_client, loaded.partitions, loaded.max_queued, self.doorbell.ring)
         self.submit = Submit(door, self.load_head, secret)
+        write_down = partial(self.in_thread, self.store.found_batch)
+        self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
+        self.manage_token = partial(manage_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
         self.followers = Followers(self._subscriber, self.job)
         self._clients = (self.redis, door_client, self._subscriber)
@@ -109,6 +119,56 @@ class ApiServices:
         job = await self.projections.job(job_id)
         return job if job is not None else await self.in_thread(self.queries.job, job_id)
 
+    async def jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
+        """Several jobs, in their order: those that Redis does not have in one read of the ledger."""
+        jobs = await asyncio.gather(*map(self.projections.job, job_ids))
+        missing = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if job is None]
+        found = await self.in_thread(self.queries.jobs, missing) if missing else {}
+        return [job or found.get(job_id) for job_id, job in zip(job_ids, jobs, strict=True)]
+
+    async def as_it_counts(self, job: Job) -> Job:
+        """The job with its reservations as they are now: those of a cancelled session are cancelled with it; and what was
+        reduced may have changed again, which only the ledger says of the job that reduced it."""
+        if job.outcome == REDUCED:
+            return await self.in_thread(self.queries.job, job.id) or job
+        held = (job.reservation, *job.party) if job.reservation else job.party
+        if all(one.status == CANCELLED for one in held) or not await self._is_cancelled(job.session_id):
+            return job
+        party = tuple([msgspec.structs.replace(one, status=CANCELLED) for one in job.party])
+        one = job.reservation and msgspec.structs.replace(job.reservation, status=CANCELLED)
+        return msgspec.structs.replace(job, reservation=one, party=party)
+
+    async def _is_cancelled(self, session_id: int) -> bool:
+        head = await self.projections.head(session_id)
+        if head is not None:
+            return head.now.state == CANCELLED
+        view = await self.in_thread(self.queries.session, session_id)
+        return view is not None and view.cancelled_at is not None
+
+    async def waitlist_position(self, job: Job) -> int | None:
+        """The place of the job's reservation in the waitlist, from 1; None if it does not wait."""
+        if job.reservation is None or job.reservation.status != WAITLISTED:
+            return None
+        positions = await self.in_thread(self.queries.positions, [job.reservation.id])
+        return positions.get(job.reservation.id)
+
+    async def applied(self, session_id: int, seq: int) -> None:
+        """Wait until the session's command `seq` has been applied. Raises UnknownSession, NotYetApplied after a while."""
+        until = time.monotonic() + APPLIED_WAIT_SECONDS
+        while True:
+            head = await self.projections.head(session_id)
+            if head is None and not await self.load_head(session_id):
+                raise UnknownSession
+            if head is not None and head.now.last_seq >= seq:
+                return
+            if time.monotonic() > until:
+                raise NotYetApplied
+            await asyncio.sleep(APPLIED_LOOK_SECONDS)
+
+    async def knows_session(self, session_id: int) -> bool:
+        """Whether there is such a session: Redis knows it, or else Postgres does."""
+        return await self.projections.head(session_id) is not None or await self.load_head(session_id)
+
     async def load_head(self, session_id: int) -> bool:
         """Put a session's head into Redis from Postgres, once for all who ask meanwhile. False if there is no session."""
         task = self._loading.get(session_id)
@@ -122,7 +182,7 @@ class ApiServices:
         view = await self.in_thread(self.queries.session, session_id)
         if view is None:
             return False
-        never_seen = await self.projections.put_head(view.head())
+        never_seen = await self.projections.put_head(view.decided())
         if never_seen and view.last_seq > 0:
             incident = Incident("redis_emptied", session_id, {"last_seq": view.last_seq})
             log.error(incident.kind, extra={"session_id": session_id, **incident.detail})

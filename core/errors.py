@@ -12,8 +12,11 @@ import inspect
 class AforoError(Exception):
     """Something went wrong."""
 
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.cleandoc(self.__class__.__doc__ or ""))
+    def __init__(self, message: str | None = None, **values: object) -> None:
+        """`message` may have fields in braces, for `values`, so that it can be said in other languages too."""
+        self.template = message or inspect.cleandoc(self.__class__.__doc__ or "")
+        self.values = values
+        super().__init__(self.template.format(**values) if values else self.template)
 
 
 class UnknownSession(AforoError):
@@ -22,6 +25,20 @@ class UnknownSession(AforoError):
 
 class UnknownJob(AforoError):
     """There is no job with this id."""
+
+
+class UnknownBatch(AforoError):
+    """There is no batch with this id."""
+
+
+class UnknownReservation(AforoError):
+    """There is no reservation with this id that this token opens."""
+
+
+class NotYetApplied(AforoError):
+    """The command with this seq has not been applied yet. Try again shortly."""
+
+    retry_after_seconds = 1
 
 
 class InvalidFields(AforoError):

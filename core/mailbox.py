@@ -109,14 +109,38 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionHead:
+    """A session's counters as Redis has them; see core/lua/accept.lua."""
+
+    last_seq: int
+    capacity: int
+    reserved: int
+    waiting: int
+    waitlist_capacity: int
+    state: str
+
+
+def session_head(fields: Sequence[bytes | None]) -> SessionHead:
+    """The head from its fields a, c, r, w, l, s. One that an earlier release wrote has neither l nor s."""
+    *counts, state = fields
+    return SessionHead(*(int(count or 0) for count in counts), (state or b"open").decode())
+
+
+def head_fields(session: Session) -> tuple[Any, ...]:
+    """The fields v, a, c, r, w, l, s of a session's head, as the scripts take them."""
+    s = session
+    return (s.version, s.last_seq, s.capacity, s.reserved, s.waiting, s.waitlist_capacity, s.state)
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The door's answer to one command. `known`: the same job had been accepted before."""
 
     job: Job
     known: bool
-    applied_seq: int
     depth: int
     pace: float
+    head: SessionHead | None
 
 
 def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerprint: str, arguments: Arguments) -> bytes:
@@ -201,12 +225,13 @@ class Door:
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 continue
-            depth, pace, rung, answers = reply
+            depth, pace, rung, answers, found = reply
+            heads = {int(session): session_head(fields) for session, *fields in found}
             if rung:
                 reach("accepted")
                 self._ring(partition)
             for index, answer in zip(indexes, answers, strict=True):
-                receipts[index] = _receipt(answer, depth, float(pace))
+                receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
         return receipts
 
     async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
@@ -239,10 +264,10 @@ class Door:
         return replies
 
 
-def _receipt(answer: Sequence[bytes], depth: int, pace: float) -> Receipt | Exception:
-    tag, text, applied = answer
+def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
+    tag, text = answer
     if tag in (b"A", b"K"):
-        return Receipt(decode_job(text), tag == b"K", int(applied), depth, pace)
+        return Receipt(decode_job(text), tag == b"K", depth, pace, head)
     if tag == b"F":
         return QueueFull()
     if tag == b"H":
@@ -311,20 +336,24 @@ class Mailbox:
         return left
 
     def _parts(self, news: Publication) -> list[list[Any]]:
-        starts = range(0, max(len(news.rows), len(news.earlier), 1), PUBLISH_LIMIT)
+        """The calls' arguments. Earlier jobs first: should we die in between, the entries that are left bring them again."""
+        early = [([], news.earlier[start : start + PUBLISH_LIMIT]) for start in range(0, len(news.earlier), PUBLISH_LIMIT)]
+        late = [(news.rows[start : start + PUBLISH_LIMIT], []) for start in range(0, len(news.rows), PUBLISH_LIMIT)]
+        slices: list[tuple[list[tuple[str, Job | None]], list[Job]]] = [*early, *late] or [([], [])]
+        if early and late:  # the usual case is one call
+            first, last = early.pop(), late.pop(0)
+            slices = [*early, (last[0], first[1]), *late]
         parts: list[list[Any]] = []
         lifts = dict(news.lifts)
-        for start in reversed(starts):  # backwards, so that a lift goes with the last of its session's entries
-            rows = news.rows[start : start + PUBLISH_LIMIT]
-            earlier = news.earlier[start : start + PUBLISH_LIMIT]
+        for index, (rows, earlier) in reversed(list(enumerate(slices))):  # so that a lift goes with the last of its entries
             jobs = [job for _, job in rows if job is not None]
             touched = {job.session_id for job in (*jobs, *earlier)}
-            sessions = [news.sessions[session_id] for session_id in touched]
-            trial = "over" if news.trial_over and start == starts[-1] else "on"
+            trial = "over" if news.trial_over and index == len(slices) - 1 else "on"
             part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL, trial]
-            part += (len(rows), *(stream_id for stream_id, _ in rows), len(sessions))
-            for s in sessions:
-                part += (s.id, s.version, s.last_seq, s.capacity, s.reserved, s.waiting, lifts.pop(s.id, 0))
+            part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
+            for session_id in touched:
+                s = news.sessions[session_id]
+                part += (s.id, *head_fields(s), lifts.pop(s.id, 0) if rows else 0)
             for group in (jobs, earlier):
                 part.append(len(group))
                 for job in group:

@@ -6,6 +6,7 @@ values compare and serialise exactly.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -16,22 +17,69 @@ import msgspec
 
 RESERVE: Final = "reserve"
 CANCEL: Final = "cancel"
+GROUP: Final = "group"  # several people, all or none
+CONFIGURE: Final = "configure"  # any setting that decide() reads
+CLOSE: Final = "close"
+REOPEN: Final = "reopen"
+CANCEL_SESSION: Final = "cancel_session"
 CREATE: Final = "create"  # seq 0 of every session: its first settings
 REPLAY: Final = "replay"  # the same job accepted again after Redis forgot it; keeps seq gapless
 
+# Outcomes, and among the effects the states a reservation came to.
 CONFIRMED: Final = "confirmed"
+WAITLISTED: Final = "waitlisted"
 CANCELLED: Final = "cancelled"
+REDUCED: Final = "reduced"  # some of its seats were given back
+PROMOTED: Final = "promoted"  # effect: from the waitlist to a place
+DEMOTED: Final = "demoted"  # effect: from a place to the waitlist
+ALL_CANCELLED: Final = "all_cancelled"  # effect: every live reservation of a session at once
+RESIZED: Final = "resized"
+CONFIGURED: Final = "configured"
+WAS_CLOSED: Final = "session_closed"
+WAS_REOPENED: Final = "session_reopened"
 CREATED: Final = "created"
 REPLAYED: Final = "replayed"
+
 SESSION_CANCELLED: Final = "session_cancelled"
 CLOSED: Final = "closed"
+NOT_OPEN: Final = "not_open"
+STARTED: Final = "started"
 DUPLICATE: Final = "duplicate"
 NOT_FOUND: Final = "not_found"
+TOO_MANY_SEATS: Final = "too_many_seats"
+BELOW_RESERVED: Final = "below_reserved"
+BAD_TIMES: Final = "bad_times"
+TOO_MANY_MOVES: Final = "too_many_moves"
 SOLD_OUT: Final = "sold_out"
 QUARANTINED: Final = "quarantined"
 
 # The order in which a command meets its refusals: the first that applies is the outcome.
-REFUSALS: Final = (SESSION_CANCELLED, CLOSED, DUPLICATE, NOT_FOUND, SOLD_OUT)
+REFUSALS: Final = (
+    SESSION_CANCELLED,
+    CLOSED,
+    NOT_OPEN,
+    STARTED,
+    DUPLICATE,
+    NOT_FOUND,
+    TOO_MANY_SEATS,
+    BELOW_RESERVED,
+    BAD_TIMES,
+    TOO_MANY_MOVES,
+    SOLD_OUT,
+)
+
+STRICT: Final = "strict"  # the head of the waitlist waits until it fits, and nobody passes it
+FILL: Final = "fill"  # the first that fits goes
+REFUSE: Final = "refuse"  # a session is not made smaller than what is taken
+DEMOTE: Final = "waitlist"  # the newest confirmed go to the head of the waitlist
+
+SEATS_MAX: Final = 20
+GROUP_MAX: Final = 20
+IDS_PER_POSITION: Final = 32  # a position leaves room for the ids of a whole group
+MOVES_MAX: Final = 50_000  # reservations that one command may promote or demote: a batch has to end in a few seconds
+
+Unset = msgspec.UnsetType
+UNSET: Final = msgspec.UNSET
 
 
 class Frozen(msgspec.Struct, frozen=True, gc=False):
@@ -39,7 +87,7 @@ class Frozen(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReserveArguments(Frozen):
-    """Who wants a place. `email_key` is the address as compared: one live reservation per session and key."""
+    """Who wants places. `email_key` is the address as compared: one live reservation per session and key."""
 
     name: str
     email: str
@@ -47,19 +95,53 @@ class ReserveArguments(Frozen):
     seats: int = 1
 
 
-class CancelArguments(Frozen):
-    """Whose reservation is to be given back."""
+class CancelArguments(Frozen, omit_defaults=True):
+    """Whose reservation is to be given back: all of it, or some seats; only this reservation, if one is named."""
 
     email: str
     email_key: str
+    seats: int | None = None
+    reservation_id: int | None = None
 
 
-Arguments = ReserveArguments | CancelArguments | None
-ARGUMENTS_OF: Final[dict[str, type]] = {RESERVE: ReserveArguments, CANCEL: CancelArguments}
+class GroupArguments(Frozen):
+    """People who come together: all get places, or none does."""
+
+    people: tuple[ReserveArguments, ...]
+
+
+class ConfigureArguments(Frozen, omit_defaults=True):
+    """Settings to change; times in milliseconds, None where a limit is taken away. `on_shrink`: REFUSE or DEMOTE."""
+
+    capacity: int | Unset = UNSET
+    waitlist_capacity: int | Unset = UNSET
+    waitlist_policy: str | Unset = UNSET
+    max_seats_per_reservation: int | Unset = UNSET
+    opens_at: int | Unset | None = UNSET
+    closes_at: int | Unset | None = UNSET
+    start_time: int | Unset = UNSET
+    end_time: int | Unset = UNSET
+    on_shrink: str = REFUSE
+
+
+class NoArguments(Frozen):
+    """For commands that say it all by their kind."""
+
+
+Arguments = ReserveArguments | CancelArguments | GroupArguments | ConfigureArguments | NoArguments | None
+ARGUMENTS_OF: Final[dict[str, type]] = {
+    RESERVE: ReserveArguments,
+    CANCEL: CancelArguments,
+    GROUP: GroupArguments,
+    CONFIGURE: ConfigureArguments,
+    CLOSE: NoArguments,
+    REOPEN: NoArguments,
+    CANCEL_SESSION: NoArguments,
+}
 
 
 class Session(Frozen):
-    """What a decision reads of a session, and the counters it changes."""
+    """What a decision reads of a session, and the counters it changes. Without a time, that limit does not apply."""
 
     id: int
     capacity: int
@@ -69,10 +151,27 @@ class Session(Frozen):
     version: int = 0
     closed_at: int | None = None
     cancelled_at: int | None = None
+    waitlist_capacity: int = 0
+    waitlist_policy: str = STRICT
+    max_seats_per_reservation: int = SEATS_MAX
+    opens_at: int | None = None
+    closes_at: int | None = None
+    start_time: int | None = None
+    end_time: int | None = None
+
+    @property
+    def state(self) -> str:
+        """open, closed or cancelled."""
+        if self.cancelled_at is not None:
+            return "cancelled"
+        return "open" if self.closed_at is None else "closed"
 
 
 class Reservation(Frozen):
-    """Places held, or once held, by one person. Its id is the position of the command that made it."""
+    """Places held, or once held, by one person. Its id is the position of the command that made it, or one of the next.
+
+    `rank` is its place in the order of the waitlist while it waits: smaller goes first.
+    """
 
     id: int
     session_id: int
@@ -85,6 +184,7 @@ class Reservation(Frozen):
     client: str
     created_at: int
     cancelled_at: int | None = None
+    rank: int | None = None
 
 
 class Command(Frozen):
@@ -105,7 +205,10 @@ class Command(Frozen):
 
 
 class Effect(Frozen, array_like=True):
-    """One change that a command made to one reservation; `seats` is how many places it moved."""
+    """One change that a command made to one reservation; `seats` is how many places it moved.
+
+    ALL_CANCELLED stands for all of a session's: its reservation is 0, its seats are those that were taken.
+    """
 
     kind: str
     reservation_id: int
@@ -145,6 +248,7 @@ class Job(Frozen, array_like=True):
     applied_at: int | None = None
     renumbered: bool = False
     reservation: JobReservation | None = None
+    party: tuple[JobReservation, ...] = ()  # the reservations of a group
 
     @property
     def status(self) -> str:
@@ -178,14 +282,39 @@ def keyed_job_id(secret: bytes, client: str, session_id: int, kind: str, key: st
     return _job_id(session_id, hmac.new(secret, message, hashlib.sha256).hexdigest())
 
 
+def batch_id(secret: bytes, client: str, key: str) -> str:
+    """The id of the batch that an Idempotency-Key stands for."""
+    digest = hmac.new(secret, f"batch\0{client}\0{key}".encode(), hashlib.sha256).hexdigest()
+    return f"{digest[:8]}-{_tail(digest[8:])}"
+
+
 def replay_id(job_id: str, session_id: int, accepted_seq: int) -> str:
     """The ledger id of a replay: fixed by what it repeats and where, so that its own redelivery is recognised."""
     return _job_id(session_id, hashlib.sha256(f"{job_id}/{accepted_seq}".encode()).hexdigest())
 
 
-def _job_id(session_id: int, h: str) -> str:
-    variant = "89ab"[int(h[7], 16) & 3]
-    return f"{zlib.crc32(b'%d' % session_id):08x}-{h[0:4]}-8{h[4:7]}-{variant}{h[8:11]}-{h[11:23]}"
+def _job_id(session_id: int, digest: str) -> str:
+    return f"{zlib.crc32(b'%d' % session_id):08x}-{_tail(digest)}"
+
+
+def _tail(h: str) -> str:
+    """The rest of a version 8 UUID after its first 32 bits."""
+    return f"{h[0:4]}-8{h[4:7]}-{'89ab'[int(h[7], 16) & 3]}{h[8:11]}-{h[11:23]}"
+
+
+def people_of(arguments: Arguments) -> tuple[str, ...]:
+    """The e-mail keys of everybody a command names."""
+    if isinstance(arguments, GroupArguments):
+        return tuple([person.email_key for person in arguments.people])
+    if isinstance(arguments, (ReserveArguments, CancelArguments)):
+        return (arguments.email_key,)
+    return ()
+
+
+def manage_token(secret: bytes, reservation_id: int) -> str:
+    """What lets its bearer see and cancel one reservation: 128 bits that follow from its id and the secret."""
+    digest = hmac.new(secret, b"manage\0%d" % reservation_id, hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
 def body_hash(arguments: Arguments) -> str:

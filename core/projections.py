@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from core.errors import Unavailable
 from core.grouping import Grouped
-from core.mailbox import IDLE_HEAD_SECONDS, decode_job, key, script
-from core.model import Job, Session, partition_of_job, partition_of_session
+from core.mailbox import IDLE_HEAD_SECONDS, SessionHead, decode_job, head_fields, key, script, session_head
+from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Job, Session, partition_of_job, partition_of_session
 
 READ_LIMIT = 512
 
@@ -26,10 +26,7 @@ class Head:
     """A session's counters as Redis has them; `version` says which state of the session they belong to."""
 
     version: int
-    applied_seq: int
-    capacity: int
-    reserved: int
-    waiting: int
+    now: SessionHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +52,11 @@ class Projections:
     async def put_head(self, session: Session) -> bool:
         """Put a session's counters where Redis has none or older ones. True if Redis never saw the partition before."""
         partition = partition_of_session(session.id, self._partitions)
-        counts = (session.version, session.last_seq, session.capacity, session.reserved, session.waiting)
         try:
             return bool(
                 await self._put_head(
                     keys=[key(partition, "mailbox")],
-                    args=[session.id, *counts, IDLE_HEAD_SECONDS, int(time.time() * 1000)],
+                    args=[session.id, *head_fields(session), IDLE_HEAD_SECONDS, int(time.time() * 1000)],
                 )
             )
         except (RedisError, OSError) as exc:
@@ -89,9 +85,9 @@ class Projections:
     async def _heads(self, session_ids: Sequence[int]) -> Sequence[Head | None]:
         pipeline = self._client.pipeline(transaction=False)
         for session_id in session_ids:
-            pipeline.hmget(self._head_key(session_id), "v", "a", "c", "r", "w")
+            pipeline.hmget(self._head_key(session_id), "v", "a", "c", "r", "w", "l", "s")
         rows = await self._execute(pipeline)
-        return [Head(*map(int, row)) if row[0] is not None else None for row in rows]
+        return [Head(int(row[0]), session_head(row[1:])) if row[0] is not None else None for row in rows]
 
     async def _traffic(self, session_ids: Sequence[int]) -> Sequence[Traffic]:
         pipeline = self._client.pipeline(transaction=False)
@@ -113,3 +109,29 @@ class Projections:
             return await pipeline.execute()
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would become of a reserve if nobody ahead of it cancelled; it binds nobody."""
+
+    outcome: str
+    position: int | None = None
+
+
+def forecast(head: SessionHead, seq: int, seats: int) -> Forecast | None:
+    """From a session's counters, and the commands accepted before this one counted as reserves of one seat each.
+
+    None when a session takes no reservations: what its refusal will be depends on more than counters.
+    """
+    if head.state != "open":
+        return None
+    ahead = max(0, seq - head.last_seq - 1)
+    free = head.capacity - head.reserved
+    if not head.waiting and ahead + seats <= free:
+        return Forecast(CONFIRMED)
+    waiting_ahead = ahead if head.waiting else max(0, ahead - free)
+    position = head.waiting + waiting_ahead + 1
+    if position <= head.waitlist_capacity:
+        return Forecast(WAITLISTED, position)
+    return Forecast(SOLD_OUT)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func, select, tuple_
+import msgspec
+from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func, or_, select, tuple_
 from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
 from core.store import JOBS_BY_ID, job_of, translated
+from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
+from core.tables import batches as b
 from core.tables import jobs as j
 from core.tables import reservations as r
 from core.tables import sessions as s
@@ -32,6 +36,11 @@ class SessionView(Frozen):
     capacity: int
     reserved: int
     waiting: int
+    waitlist_capacity: int
+    waitlist_policy: str
+    max_seats_per_reservation: int
+    opens_at: datetime | None
+    closes_at: datetime | None
     closed_at: datetime | None
     cancelled_at: datetime | None
     version: int
@@ -43,8 +52,8 @@ class SessionView(Frozen):
         """Places that are free."""
         return self.capacity - self.reserved
 
-    def head(self) -> Session:
-        """The counters, for Redis."""
+    def decided(self) -> Session:
+        """What of it is decided by commands: counters, settings, state."""
         return Session(
             id=self.id,
             capacity=self.capacity,
@@ -52,6 +61,15 @@ class SessionView(Frozen):
             waiting=self.waiting,
             last_seq=self.last_seq,
             version=self.version,
+            closed_at=_epoch_ms(self.closed_at),
+            cancelled_at=_epoch_ms(self.cancelled_at),
+            waitlist_capacity=self.waitlist_capacity,
+            waitlist_policy=self.waitlist_policy,
+            max_seats_per_reservation=self.max_seats_per_reservation,
+            opens_at=_epoch_ms(self.opens_at),
+            closes_at=_epoch_ms(self.closes_at),
+            start_time=_epoch_ms(self.start_time),
+            end_time=_epoch_ms(self.end_time),
         )
 
 
@@ -69,6 +87,52 @@ class ReservationView(Frozen):
     cancelled_at: datetime | None
 
 
+class OwnReservation(Frozen):
+    """One reservation with its session, as its holder sees it; `position`: its place in the waitlist, from 1."""
+
+    reservation: ReservationView
+    session: SessionView
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSearch:
+    """Which sessions are wanted, and in which order. `after`: the (start_time or None, id) of the last one seen."""
+
+    open_only: bool = True
+    words: tuple[str, ...] = ()
+    starts_after: datetime | None = None
+    starts_before: datetime | None = None
+    ordering: str = "start_time"
+    after: tuple[datetime | None, int] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """What a session must meet."""
+        found = [_open()] if self.open_only else []
+        if self.words:
+            query = func.to_tsquery(SEARCH_LANGUAGE, " & ".join(f"'{word}':*" for word in self.words))
+            # Apart, so that the words are looked up in their index: Postgres takes reading every session's text for cheap.
+            matching = select(s.c.id).where(SEARCH_TEXT.op("@@")(query)).cte("matching").prefix_with("MATERIALIZED")
+            found.append(s.c.id.in_(select(matching.c.id)))
+        if self.starts_after is not None:
+            found.append(s.c.start_time >= self.starts_after)
+        if self.starts_before is not None:
+            found.append(s.c.start_time < self.starts_before)
+        return found
+
+    def order(self) -> list[ColumnElement[Any]]:
+        """The columns to order by."""
+        columns = [s.c.start_time, s.c.id] if self.ordering.endswith("start_time") else [s.c.id]
+        return [column.desc() for column in columns] if self.ordering.startswith("-") else columns
+
+    def beyond(self, last: tuple[datetime | None, int]) -> ColumnElement[bool]:
+        """After the last one seen, in this order."""
+        by_time = self.ordering.endswith("start_time")
+        columns = tuple_(s.c.start_time, s.c.id) if by_time else tuple_(s.c.id)
+        values = last if by_time else last[1:]
+        return columns < values if self.ordering.startswith("-") else columns > values
+
+
 class QuarantinedView(Frozen):
     """A command that was set aside, as an operator looks at it."""
 
@@ -79,6 +143,17 @@ class QuarantinedView(Frozen):
     arguments: dict[str, Any]
     accepted_at: datetime
     applied_at: datetime
+
+
+class BatchView(Frozen):
+    """A batch as it was sent: the jobs of its commands, in their order."""
+
+    id: str
+    client: str
+    body_hash: str
+    atomic: bool
+    job_ids: tuple[str, ...]
+    created_at: datetime
 
 
 class UnreadableView(Frozen):
@@ -117,6 +192,10 @@ _RESERVATION = [
 _QUARANTINED = [j.c.id, j.c.session_id, j.c.seq, j.c.kind, j.c.arguments, j.c.accepted_at, j.c.applied_at]
 
 
+def _epoch_ms(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
 def _ms(column: ColumnElement[Any]) -> ColumnElement[int]:
     return cast(extract("epoch", column) * 1000, BigInteger)
 
@@ -127,7 +206,7 @@ _LEDGER = [
 ]  # fmt: skip
 _WHOLE_RESERVATION = [
     r.c.id, r.c.session_id, r.c.name, r.c.email, r.c.email_key, r.c.seats, r.c.status, r.c.seq, r.c.client,
-    _ms(r.c.created_at), _ms(r.c.cancelled_at),
+    _ms(r.c.created_at), _ms(r.c.cancelled_at), r.c.rank,
 ]  # fmt: skip
 
 STREAM_ROWS = 2000
@@ -151,33 +230,67 @@ class Queries:
             session = _one_session(connection, session_id)
             if session is None:
                 return None
-            return session, _reservations(connection, session_id, None, INLINE_RESERVATIONS + 1, live_only=True)
+            return session, _reservations(connection, session, None, INLINE_RESERVATIONS + 1, live_only=True)
 
-    def sessions(self, open_only: bool, page: int, page_size: int) -> tuple[int, list[SessionView]]:
-        """How many sessions there are, and one page of them by start time. Pages count from 1."""
-        condition = _open() if open_only else None
+    def sessions(self, wanted: SessionSearch, limit: int, offset: int = 0) -> tuple[int, list[SessionView]]:
+        """How many sessions fit the search, and `limit` of them in its order, from `offset` or from its cursor on."""
         with self._snapshot() as connection:
-            count = select(func.count()).select_from(s)
-            rows = select(*_SESSION).order_by(s.c.start_time, s.c.id).limit(page_size).offset((page - 1) * page_size)
-            if condition is not None:
-                count, rows = count.where(condition), rows.where(condition)
-            found = [SessionView(*row) for row in connection.execute(rows)]
-            return connection.execute(count).scalar_one(), found
+            found = [SessionView(*row) for row in connection.execute(_page(wanted, limit, offset))]
+            count = connection.execute(select(func.count()).select_from(s).where(*wanted.conditions())).scalar_one()
+            return count, found
+
+    def plan(self, wanted: SessionSearch, limit: int) -> str:
+        """How Postgres would find the first page of a search."""
+        statement = _page(wanted, limit, 0).compile(self._engine, compile_kwargs={"literal_binds": True})
+        with self._snapshot() as connection:
+            rows = connection.exec_driver_sql(f"EXPLAIN {str(statement).replace('%', '%%')}")
+            return "\n".join(row[0] for row in rows)
 
     def reservations(
         self, session_id: int, after: tuple[int, int] | None, limit: int, live_only: bool
-    ) -> list[ReservationView] | None:
-        """Reservations by (seq, id), after that of a cursor. None when there is no such session."""
+    ) -> tuple[SessionView, list[ReservationView]] | None:
+        """A session and its reservations by (seq, id), after that of a cursor. None when there is no such session."""
         with self._snapshot() as connection:
-            if connection.execute(select(s.c.id).where(s.c.id == session_id)).one_or_none() is None:
+            session = _one_session(connection, session_id)
+            if session is None:
                 return None
-            return _reservations(connection, session_id, after, limit, live_only)
+            return session, _reservations(connection, session, after, limit, live_only)
 
     def job(self, job_id: str) -> Job | None:
         """One job, from the ledger."""
         with self._snapshot() as connection:
             rows = connection.exec_driver_sql(JOBS_BY_ID, ([job_id],)).fetchall()
         return job_of(rows[0])[0] if rows else None
+
+    def jobs(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """Jobs, from the ledger, by id; those it does not have are missing."""
+        with self._snapshot() as connection:
+            rows = connection.exec_driver_sql(JOBS_BY_ID, (list(job_ids),)).fetchall()
+        return {job.id: job for job, _ in map(job_of, rows)}
+
+    def own_reservation(self, reservation_id: int) -> OwnReservation | None:
+        """One reservation as its holder sees it."""
+        with self._snapshot() as connection:
+            row = connection.execute(select(*_RESERVATION).where(r.c.id == reservation_id)).one_or_none()
+            if row is None:
+                return None
+            reservation = ReservationView(*row)
+            session = _one_session(connection, reservation.session)
+            assert session is not None  # noqa: S101  its rows are written under its lock
+            position = _positions(connection, [reservation_id]).get(reservation_id)
+            return OwnReservation(_as_it_counts(reservation, session), session, position)
+
+    def positions(self, reservation_ids: Sequence[int]) -> dict[int, int]:
+        """The places of these reservations in their waitlists, from 1; of those that wait."""
+        with self._snapshot() as connection:
+            return _positions(connection, reservation_ids)
+
+    def batch(self, batch_id: str) -> BatchView | None:
+        """The jobs of a batch."""
+        with self._snapshot() as connection:
+            columns = [b.c[name] for name in BatchView.__struct_fields__]
+            row = connection.execute(select(*columns).where(b.c.id == batch_id)).one_or_none()
+            return None if row is None else BatchView(str(row[0]), *row[1:4], tuple(map(str, row[4])), row[5])
 
     def quarantined(self, limit: int) -> list[QuarantinedView]:
         """The newest commands that were set aside."""
@@ -253,8 +366,38 @@ class Audit:
         return iter(self._connection.execution_options(stream_results=True, yield_per=STREAM_ROWS).execute(rows))
 
 
+def _page(wanted: SessionSearch, limit: int, offset: int) -> Any:
+    rows = select(*_SESSION).where(*wanted.conditions()).order_by(*wanted.order()).limit(limit).offset(offset)
+    return rows if wanted.after is None else rows.where(wanted.beyond(wanted.after))
+
+
 def _open() -> ColumnElement[bool]:
-    return and_(s.c.end_time > func.now(), s.c.closed_at.is_(None), s.c.cancelled_at.is_(None), s.c.reserved < s.c.capacity)
+    return and_(
+        s.c.end_time > func.now(),
+        s.c.closed_at.is_(None),
+        s.c.cancelled_at.is_(None),
+        or_(s.c.closes_at.is_(None), s.c.closes_at > func.now()),
+        s.c.reserved < s.c.capacity,
+    )
+
+
+POSITIONS_IN_WAITLIST = """
+SELECT r.id, (SELECT count(*) FROM reservations o
+              WHERE o.session_id = r.session_id AND o.status = 'waitlisted' AND o.rank <= r.rank)
+FROM reservations r JOIN sessions s ON s.id = r.session_id
+WHERE r.id = ANY(%s::bigint[]) AND r.status = 'waitlisted' AND s.cancelled_at IS NULL"""
+
+
+def _positions(connection: Connection, reservation_ids: Sequence[int]) -> dict[int, int]:
+    rows = connection.exec_driver_sql(POSITIONS_IN_WAITLIST, (list(reservation_ids),))
+    return {row[0]: row[1] for row in rows}
+
+
+def _as_it_counts(reservation: ReservationView, session: SessionView) -> ReservationView:
+    """The reservations of a cancelled session are cancelled with it, whether or not their rows say so yet."""
+    if session.cancelled_at is None or reservation.status == CANCELLED:
+        return reservation
+    return msgspec.structs.replace(reservation, status=CANCELLED, cancelled_at=session.cancelled_at)
 
 
 def _one_session(connection: Connection, session_id: int) -> SessionView | None:
@@ -263,13 +406,13 @@ def _one_session(connection: Connection, session_id: int) -> SessionView | None:
 
 
 def _reservations(
-    connection: Connection, session_id: int, after: tuple[int, int] | None, limit: int, live_only: bool
+    connection: Connection, session: SessionView, after: tuple[int, int] | None, limit: int, live_only: bool
 ) -> list[ReservationView]:
-    rows = select(*_RESERVATION).where(r.c.session_id == session_id).order_by(r.c.seq, r.c.id).limit(limit)
+    if live_only and session.cancelled_at is not None:
+        return []
+    rows = select(*_RESERVATION).where(r.c.session_id == session.id).order_by(r.c.seq, r.c.id).limit(limit)
     if after is not None:
         rows = rows.where(tuple_(r.c.seq, r.c.id) > after)
     if live_only:
         rows = rows.where(r.c.status != CANCELLED)
-    return [ReservationView(*row) for row in connection.execute(rows)]
-
-
+    return [_as_it_counts(ReservationView(*row), session) for row in connection.execute(rows)]

@@ -16,30 +16,43 @@ import msgspec
 
 from core import telemetry
 from core.crashpoints import is_armed, reach
-from core.decide import Decision, Incident, Known, Numbered, PersonKey, State, decide, number
+from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
 from core.mailbox import Entry, Publication, Receipt, Taken, Unreadable, draft_job
 from core.model import (
+    CANCEL,
+    CONFIGURE,
+    GROUP,
     JOB_FORMAT,
+    MOVES_MAX,
     REPLAY,
+    SEATS_MAX,
+    UNSET,
     Arguments,
     Command,
+    ConfigureArguments,
+    GroupArguments,
     Job,
     JobReservation,
     Reservation,
+    ReserveArguments,
     Session,
     Verdict,
     body_hash,
     keyed_job_id,
     new_job_id,
+    people_of,
     replay_id,
 )
+from core.numbering import Incident, Known, Numbered, number
+from core.waitlist import WaitlistNeed, Window
 
 log = logging.getLogger(__name__)
 
 DEATHS_TO_QUARANTINE = 3
-DRAIN_SECONDS = 0.1  # then the next partition gets its turn
 HEAD_ATTEMPTS = 3
+DRAIN_SECONDS = 0.1  # then the next partition gets its turn
+
 
 
 class BatchPort(Protocol):
@@ -50,9 +63,12 @@ class BatchPort(Protocol):
     def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]: ...
     def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]: ...
     def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]: ...
+    def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]: ...
+    def newest_confirmed(self, session_id: int, limit: int) -> list[Reservation]: ...
     def positions(self, count: int) -> list[int]: ...
     def write(self, decision: Decision) -> None: ...
     def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]: ...
+    def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]: ...
     def record_incidents(self, incidents: Sequence[Incident]) -> None: ...
     def set_aside(self, unreadable: Sequence[Unreadable]) -> None: ...
 
@@ -132,23 +148,25 @@ class Drain:
             batch.set_aside(unreadable)
         numbered = self._number(batch, entries, known, sessions)
         commands = _positioned(numbered.commands, batch)
-        decision = decide(State(sessions, self._live(batch, commands)), commands)
+        decision = decide(self._state(batch, sessions, commands), commands)
         batch.write(decision)
         if numbered.incidents:
             batch.record_incidents(numbered.incidents)
         earlier = batch.jobs_of(decision.updated) if decision.updated else []
+        if numbered.redelivered:  # whoever applied them may have died before saying what they changed
+            earlier = [*batch.jobs_touched_by(numbered.redelivered), *earlier]
         known_jobs = {job_id: job for job_id, (job, _) in known.items()}
         return Applied(batch.applied_at, entries, unreadable, sessions, known_jobs, numbered, decision, earlier)
 
     def _selected(self, partition: int, taken: Taken, known: dict[str, tuple[Job, Known]]) -> list[Entry]:
         """All entries; or, after a death, those the ledger knows at the start, or else the first one by itself."""
         if not taken.suspect:
-            return taken.entries
+            return _up_to_a_resize(taken.entries)
         safe = 0
         while safe < len(taken.entries) and taken.entries[safe].command.job_id in known:
             safe += 1
         if safe or not taken.entries:
-            return taken.entries[:safe]
+            return taken.entries[:safe]  # none of them is decided again, so a resize among them does not matter
         first = taken.entries[0]
         deaths = self._mailbox.name(partition, first.stream_id)
         if deaths >= DEATHS_TO_QUARANTINE:
@@ -168,13 +186,21 @@ class Drain:
             log.error(incident.kind, extra={"session_id": incident.session_id, **incident.detail})
         return numbered
 
-    def _live(self, batch: BatchPort, commands: Sequence[Command]) -> dict[PersonKey, Reservation]:
+    def _state(self, batch: BatchPort, sessions: dict[int, Session], commands: Sequence[Command]) -> State:
+        """Load what these commands may need: who is named, who may be let in, who may have to go."""
         if is_armed("deciding"):
             for command in commands:
-                if command.arguments is not None and not command.quarantined:
-                    reach("deciding", command.arguments.email_key)
-        people = [(c.session_id, c.arguments.email_key) for c in commands if c.arguments is not None]
-        return batch.live(people) if people else {}
+                for email_key in () if command.quarantined else people_of(command.arguments):
+                    reach("deciding", email_key)
+        people = [(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)]
+        live = batch.live(people) if people else {}
+        needs = _waitlist_needs(sessions, live, commands)
+        state = State(sessions, live, batch.waitlists(needs) if needs else {})
+        if commands and may_demote(commands[0]):  # by itself in its batch
+            session = sessions[commands[0].session_id]
+            leaving = session.reserved - commands[0].arguments.capacity  # type: ignore[union-attr, operator]
+            state.newest = {session.id: batch.newest_confirmed(session.id, min(leaving, MOVES_MAX))} if leaving > 0 else {}
+        return state
 
     def _measure(self, partition: int, count: int, started: float) -> float:
         rate = count / max(time.monotonic() - started, 1e-4)
@@ -239,8 +265,54 @@ def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job
         verdict.outcome,
         applied_at,
         c.accepted_seq is not None,
-        None if r is None else JobReservation(r.id, r.session_id, r.status, r.seats),
+        None if r is None else _shown(r),
+        tuple([_shown(held[effect.reservation_id]) for effect in verdict.effects]) if c.kind == GROUP else (),
     )
+
+
+def _shown(r: Reservation) -> JobReservation:
+    return JobReservation(r.id, r.session_id, r.status, r.seats)
+
+
+def _up_to_a_resize(entries: list[Entry]) -> list[Entry]:
+    """A command that may move many reservations has its batch to itself, so that a batch's work stays bounded."""
+    for index, entry in enumerate(entries):
+        if entry.command.kind == CONFIGURE:
+            return entries[: max(index, 1)]
+    return entries
+
+
+def _waitlist_needs(
+    sessions: dict[int, Session], live: dict[PersonKey, Reservation], commands: Sequence[Command]
+) -> list[WaitlistNeed]:
+    """How far into which waitlists the batch may reach: places that are free or may come free, and entries that may leave."""
+    needs: dict[int, list[int]] = {}
+    largest = max((_most_seats(command.arguments) for command in commands), default=0)
+    for command in commands:
+        session = sessions[command.session_id]
+        if command.kind not in FREEING or not session.waiting:
+            continue
+        need = needs.setdefault(session.id, [session.capacity - session.reserved, 0])
+        if command.kind == CANCEL:
+            held = live.get((session.id, command.arguments.email_key))
+            need[0] += max(largest, held.seats if held is not None else 0)
+            need[1] += 1
+        else:
+            need[0] += _places_added(session, command.arguments)
+    return [WaitlistNeed(session_id, places, leaving) for session_id, (places, leaving) in needs.items()]
+
+
+def _most_seats(arguments: Arguments) -> int:
+    """The most seats that a reservation made by this command may have, and so give back within the same batch."""
+    if isinstance(arguments, GroupArguments):
+        return max((person.seats for person in arguments.people), default=0)
+    return arguments.seats if isinstance(arguments, ReserveArguments) else 0
+
+
+def _places_added(session: Session, asked: ConfigureArguments) -> int:
+    """At most so many come free by a resize; making room for those who stay may free some of a larger party's."""
+    added = 0 if asked.capacity is UNSET else asked.capacity - session.capacity
+    return max(added, SEATS_MAX)
 
 
 def _positioned(commands: Sequence[Command], batch: BatchPort) -> list[Command]:

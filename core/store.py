@@ -18,13 +18,37 @@ import psycopg2
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from core.crashpoints import reach
-from core.decide import Decision, Incident, Known, PersonKey
-from core.errors import InvalidFields, NotMigrated, SettingsConflict, Unavailable
+from core.decide import SETTINGS, Decision, PersonKey
+from core.errors import NotMigrated, SettingsConflict, Unavailable
 from core.mailbox import Unreadable
-from core.model import CREATE, CREATED, JOB_FORMAT, Job, JobReservation, Reservation, Session, Verdict, new_job_id
+from core.model import (
+    CREATE,
+    CREATED,
+    JOB_FORMAT,
+    MOVES_MAX,
+    SEATS_MAX,
+    STRICT,
+    Job,
+    JobReservation,
+    Reservation,
+    Session,
+    Verdict,
+    new_job_id,
+)
+from core.numbering import Incident, Known
+from core.waitlist import WaitlistNeed, Window
+
+# What a session has whose creator says nothing of it.
+UNLIMITED: dict[str, Any] = {
+    "waitlist_capacity": 0,
+    "waitlist_policy": STRICT,
+    "max_seats_per_reservation": SEATS_MAX,
+    "opens_at": None,
+    "closes_at": None,
+}
 
 LOCK_NAMESPACE = 0x41464F  # 'AFO': keeps our advisory locks apart from other applications' in the same database
 
@@ -38,17 +62,31 @@ _SESSION_SETTINGS = {
 # Postgres's own classes of "not now": read-only, resources, operator, i/o, deadlock and serialisation, lock time-out.
 _NOT_NOW = ("25006", "25P0", "53", "57", "58", "40", "55P03", "08")
 
+SETTING_COLUMNS = (
+    "id", "capacity", "reserved", "waitlist_capacity", "waitlist_policy", "max_seats_per_reservation", "opens_at", "closes_at",
+    "start_time", "end_time", "closed_at", "cancelled_at",
+)  # fmt: skip
+
 LOCK = "SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 SESSIONS_FOR_UPDATE = """
 SELECT id, capacity, reserved, waiting, last_seq, version,
-       (extract(epoch FROM closed_at) * 1000)::bigint, (extract(epoch FROM cancelled_at) * 1000)::bigint
+       (extract(epoch FROM closed_at) * 1000)::bigint, (extract(epoch FROM cancelled_at) * 1000)::bigint,
+       waitlist_capacity, waitlist_policy, max_seats_per_reservation,
+       (extract(epoch FROM opens_at) * 1000)::bigint, (extract(epoch FROM closes_at) * 1000)::bigint,
+       (extract(epoch FROM start_time) * 1000)::bigint, (extract(epoch FROM end_time) * 1000)::bigint
 FROM sessions WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"""
 
 JOB_COLUMNS = """
 SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(epoch FROM j.accepted_at) * 1000)::bigint,
-       j.outcome, (extract(epoch FROM j.applied_at) * 1000)::bigint, j.accepted_seq, r.id, r.status, r.seats
-FROM jobs j LEFT JOIN reservations r ON r.id = j.reservation_id"""
+       j.outcome, (extract(epoch FROM j.applied_at) * 1000)::bigint, j.accepted_seq,
+       r.id, CASE WHEN s.cancelled_at IS NULL THEN r.status ELSE 'cancelled' END, r.seats,
+       CASE WHEN j.kind = 'group' THEN (
+         SELECT jsonb_agg(jsonb_build_array(g.id, CASE WHEN s.cancelled_at IS NULL THEN g.status ELSE 'cancelled' END, g.seats)
+                          ORDER BY g.id)
+         FROM reservations g
+         WHERE g.session_id = j.session_id AND g.seq = j.seq) END
+FROM jobs j LEFT JOIN reservations r ON r.id = j.reservation_id JOIN sessions s ON s.id = j.session_id"""
 
 JOBS_BY_ID = JOB_COLUMNS + " WHERE j.id = ANY(%s::uuid[])"
 
@@ -57,21 +95,53 @@ JOBS_BY_SEQ = (
     + " JOIN unnest(%s::bigint[], %s::bigint[]) AS w(session_id, seq) ON j.session_id = w.session_id AND j.seq = w.seq"
 )
 
-LIVE_RESERVATIONS = """
+# Of commands that were applied before, but perhaps not published: the jobs whose reservations they changed.
+JOBS_TOUCHED_BY = (
+    JOB_COLUMNS  # noqa: S608  constants
+    + """
+WHERE (j.session_id, j.seq) IN (
+  SELECT t.session_id, t.seq FROM jobs k, jsonb_array_elements(k.effects) AS e, reservations t
+  WHERE k.id = ANY(%s::uuid[]) AND t.id = (e->>1)::bigint)"""
+)
+
+RESERVATION_COLUMNS = """
 SELECT r.id, r.session_id, r.name, r.email, r.email_key, r.seats, r.status, r.seq, r.client,
-       (extract(epoch FROM r.created_at) * 1000)::bigint, (extract(epoch FROM r.cancelled_at) * 1000)::bigint
-FROM unnest(%s::bigint[], %s::text[]) AS w(session_id, email_key)
+       (extract(epoch FROM r.created_at) * 1000)::bigint, (extract(epoch FROM r.cancelled_at) * 1000)::bigint, r.rank
+FROM """
+
+LIVE_RESERVATIONS = (
+    RESERVATION_COLUMNS
+    + """unnest(%s::bigint[], %s::text[]) AS w(session_id, email_key)
 JOIN reservations r ON r.session_id = w.session_id AND r.email_key = w.email_key AND r.status <> 'cancelled'"""
+)
+
+# Of each party size the first entries of each waitlist, as many as WaitlistNeed.limit says.
+WAITLISTS = (
+    RESERVATION_COLUMNS  # noqa: S608  constants
+    + """unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS w(session_id, places, leaving)
+CROSS JOIN generate_series(1, %s) AS size
+CROSS JOIN LATERAL (
+  SELECT * FROM reservations WHERE session_id = w.session_id AND status = 'waitlisted' AND seats = size
+  ORDER BY rank LIMIT least(w.places / size, %s) + w.leaving + 1
+) r"""
+)
+
+# What a shrinking session may have to take back.
+NEWEST_CONFIRMED = (
+    RESERVATION_COLUMNS
+    + """reservations r WHERE r.session_id = %s AND r.status = 'confirmed' ORDER BY r.seq DESC, r.id DESC LIMIT %s"""
+)
 
 POSITIONS = "SELECT nextval('positions') FROM generate_series(1, %s)"
 
 UPDATE_RESERVATIONS = """
-UPDATE reservations r SET status = w.status, seats = w.seats, cancelled_at = to_timestamp(w.cancelled_at / 1000.0)
-FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::bigint[]) AS w(id, status, seats, cancelled_at)
+UPDATE reservations r
+SET status = w.status, seats = w.seats, cancelled_at = to_timestamp(w.cancelled_at / 1000.0), rank = w.rank
+FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::bigint[], %s::bigint[]) AS w(id, status, seats, cancelled_at, rank)
 WHERE r.id = w.id"""
 
 COPY_RESERVATIONS = """COPY reservations
-(id, session_id, name, email, email_key, seats, status, seq, client, created_at, cancelled_at) FROM STDIN"""
+(id, session_id, name, email, email_key, seats, status, seq, client, created_at, cancelled_at, rank) FROM STDIN"""
 
 COPY_JOBS = """COPY jobs (id, session_id, seq, kind, arguments, client, body_hash, batch, outcome, effects, reservation_id,
 position, accepted_seq, replay_of, accepted_at, applied_at) FROM STDIN"""
@@ -80,6 +150,34 @@ UPDATE_SESSIONS = """
 UPDATE sessions s SET reserved = w.reserved, waiting = w.waiting, last_seq = w.last_seq, version = w.version
 FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bigint[], %s::bigint[]) AS w(id, reserved, waiting, last_seq, version)
 WHERE s.id = w.id"""
+
+# Apart from the counters, because it is rare. A cancelled session's rows are left to TIDY.
+UPDATE_SETTINGS = """
+UPDATE sessions s SET capacity = w.capacity, reserved = w.reserved, waitlist_capacity = w.waitlist_capacity,
+  waitlist_policy = w.waitlist_policy, max_seats_per_reservation = w.max_seats,
+  opens_at = to_timestamp(w.opens_at / 1000.0), closes_at = to_timestamp(w.closes_at / 1000.0),
+  start_time = coalesce(to_timestamp(w.start_time / 1000.0), s.start_time),
+  end_time = coalesce(to_timestamp(w.end_time / 1000.0), s.end_time),
+  closed_at = to_timestamp(w.closed_at / 1000.0), cancelled_at = to_timestamp(w.cancelled_at / 1000.0),
+  untidy = s.untidy OR (w.cancelled_at IS NOT NULL AND s.cancelled_at IS NULL)
+FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::int[], %s::text[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[],
+  %s::bigint[], %s::bigint[], %s::bigint[]) AS w(id, capacity, reserved, waitlist_capacity, waitlist_policy, max_seats, opens_at,
+  closes_at, start_time, end_time, closed_at, cancelled_at)
+WHERE s.id = w.id"""
+
+# A cancelled session's reservations count as cancelled from its cancellation on; their rows follow, some at a time.
+UNTIDY_SESSION = "SELECT id, cancelled_at FROM sessions WHERE untidy ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED"
+
+TIDY = """
+UPDATE reservations SET status = 'cancelled', cancelled_at = %s, rank = NULL
+WHERE id IN (SELECT id FROM reservations WHERE session_id = %s AND status <> 'cancelled' LIMIT %s)"""
+
+TIDIED = "UPDATE sessions SET untidy = false WHERE id = %s"
+
+INSERT_BATCH = """
+INSERT INTO batches (id, client, body_hash, atomic, job_ids) VALUES (%s, %s, %s, %s, %s::uuid[]) ON CONFLICT DO NOTHING"""
+
+BATCH_FINGERPRINT = "SELECT body_hash FROM batches WHERE id = %s"
 
 INSERT_INCIDENTS = """
 INSERT INTO incidents (kind, partition, session_id, detail)
@@ -90,8 +188,11 @@ INSERT INTO unreadable (partition, stream_id, reason, content)
 SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT DO NOTHING"""
 
 INSERT_SESSION = """
-INSERT INTO sessions (title, description, location, start_time, end_time, capacity) VALUES (%s, %s, %s, %s, %s, %s)
-RETURNING id, (extract(epoch FROM created_at) * 1000)::bigint"""
+INSERT INTO sessions (title, description, location, start_time, end_time, capacity, waitlist_capacity, waitlist_policy,
+  max_seats_per_reservation, opens_at, closes_at)
+VALUES (%(title)s, %(description)s, %(location)s, %(start_time)s, %(end_time)s, %(capacity)s, %(waitlist_capacity)s,
+  %(waitlist_policy)s, %(max_seats_per_reservation)s, %(opens_at)s, %(closes_at)s)
+RETURNING id"""
 
 INSERT_CREATION = """
 INSERT INTO jobs (id, session_id, seq, kind, arguments, client, body_hash, batch, outcome, position, accepted_at, applied_at)
@@ -172,11 +273,29 @@ class Batch:
         wanted = ([r.session_id for r in reservations], [r.seq for r in reservations])
         return [job for job, _ in self._jobs(JOBS_BY_SEQ, wanted)]
 
+    def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]:
+        """The jobs whose reservations these jobs made or changed, as they read now."""
+        return [job for job, _ in self._jobs(JOBS_TOUCHED_BY, (list(job_ids),))]
+
     def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]:
         """The live reservations of these people."""
         keys = list(set(people))
         rows = self._rows(LIVE_RESERVATIONS, ([k[0] for k in keys], [k[1] for k in keys]))
         return {(row[1], row[4]): Reservation(*row) for row in rows}
+
+    def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]:
+        """The start of each waitlist, as far as the batch may reach."""
+        wanted = {need.session_id: need for need in needs}
+        columns = zip(*((n.session_id, n.places, n.leaving) for n in wanted.values()), strict=True)
+        rows = self._rows(WAITLISTS, (*map(list, columns), SEATS_MAX, MOVES_MAX))
+        found: dict[int, list[Reservation]] = {session_id: [] for session_id in wanted}
+        for row in rows:
+            found[row[1]].append(Reservation(*row))
+        return {session_id: wanted[session_id].window(loaded) for session_id, loaded in found.items()}
+
+    def newest_confirmed(self, session_id: int, limit: int) -> list[Reservation]:
+        """The newest reservations that hold places, at most `limit`, the newest first."""
+        return [Reservation(*row) for row in self._rows(NEWEST_CONFIRMED, (session_id, limit))]
 
     def positions(self, count: int) -> list[int]:
         """Fresh positions, growing."""
@@ -185,9 +304,9 @@ class Batch:
     def write(self, decision: Decision) -> None:
         """Write a decision whole: cancels before inserts, so that a place and a person can change hands within a batch."""
         if decision.updated:
-            rows = decision.updated
-            columns = ([r.id for r in rows], [r.status for r in rows], [r.seats for r in rows], [r.cancelled_at for r in rows])
-            self._connection.exec_driver_sql(UPDATE_RESERVATIONS, columns)
+            self._connection.exec_driver_sql(
+                UPDATE_RESERVATIONS, _columns(decision.updated, "id", "status", "seats", "cancelled_at", "rank")
+            )
         if decision.inserted:
             self._copy(COPY_RESERVATIONS, (_reservation_line(r) for r in decision.inserted))
         reach("mid_transaction")
@@ -195,9 +314,11 @@ class Batch:
             batch = decision.verdicts[0].command.position
             applied_at = _time(self.applied_at)
             self._copy(COPY_JOBS, (_job_line(verdict, batch, applied_at) for verdict in decision.verdicts))
-        sessions = sorted(decision.sessions.values(), key=lambda s: s.id)
-        if sessions:
-            columns = tuple([getattr(s, name) for s in sessions] for name in ("id", "reserved", "waiting", "last_seq", "version"))
+        if decision.configured:
+            self._connection.exec_driver_sql(UPDATE_SETTINGS, _columns(decision.configured, *SETTING_COLUMNS))
+        if decision.sessions:
+            sessions = sorted(decision.sessions.values(), key=lambda s: s.id)
+            columns = _columns(sessions, "id", "reserved", "waiting", "last_seq", "version")
             self._connection.exec_driver_sql(UPDATE_SESSIONS, columns)
 
     def record_incidents(self, incidents: Sequence[Incident]) -> None:
@@ -223,7 +344,7 @@ class Batch:
 
 def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
     """A row of JOB_COLUMNS as the job shown, and what `number` has to know of it."""
-    (job_id, kind, session_id, client, body_hash, seq, accepted_at, outcome, applied_at, accepted_seq, *held) = row
+    (job_id, kind, session_id, client, body_hash, seq, accepted_at, outcome, applied_at, accepted_seq, *held, party) = row
     reservation = None if held[0] is None else JobReservation(held[0], session_id, held[1], held[2])
     job = Job(
         JOB_FORMAT,
@@ -238,6 +359,7 @@ def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
         applied_at,
         accepted_seq is not None,
         reservation,
+        tuple([JobReservation(id_, session_id, status, seats) for id_, status, seats in party or ()]),
     )
     return job, Known(job_id, session_id, seq, accepted_seq)
 
@@ -260,27 +382,38 @@ class Store:
             yield Batch(connection, partition, now) if locked else None
 
     def create_session(self, values: dict[str, Any], client: str) -> int:
-        """Insert a session with its seq 0 ledger row. Its id. `values`: title, description, location, times, capacity."""
+        """Insert a session with its seq 0 ledger row. Its id. `values`: title, description, location, and all settings."""
+        settings = {name: _epoch_ms(values[name]) for name in SETTINGS if values.get(name) is not None}
+        values = {**UNLIMITED, **values}
         with translated(), self._connection() as connection, connection.begin():
-            names = ("title", "description", "location", "start_time", "end_time", "capacity")
-            row = connection.exec_driver_sql(INSERT_SESSION, tuple(values[name] for name in names)).one()
-            settings = msgspec.json.encode({"capacity": values["capacity"]}).decode()
-            job = (new_job_id(row[0]), row[0], CREATE, settings, client, CREATED)
+            session_id = connection.exec_driver_sql(INSERT_SESSION, values).scalar_one()
+            arguments = msgspec.json.encode(settings).decode()
+            job = (new_job_id(session_id), session_id, CREATE, arguments, client, CREATED)
             connection.exec_driver_sql(INSERT_CREATION, job)
-            return row[0]
+            return session_id
 
     def update_session(self, session_id: int, values: dict[str, Any]) -> bool:
-        """Change descriptive columns (the caller names only such). Whether the session exists. Raises InvalidFields when it
-        would end before it starts."""
+        """Change what only describes a session: title, description, location. Whether it exists."""
         columns = ", ".join(f"{name} = %({name})s" for name in sorted(values))
         statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s"  # noqa: S608  names, not input
-        try:
-            with translated(), self._connection() as connection, connection.begin():
-                return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
-        except IntegrityError as exc:  # the one constraint these columns are under
-            field = "end_time" if "end_time" in values else "start_time"
-            message = "must be after start_time" if field == "end_time" else "must be before end_time"
-            raise InvalidFields({field: message}) from exc
+        with translated(), self._connection() as connection, connection.begin():
+            return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
+
+    def tidy(self, limit: int) -> int:
+        """Write `cancelled` into at most `limit` rows of a cancelled session. How many sessions may need more of it."""
+        with translated(), self._connection() as connection, connection.begin():
+            row = connection.exec_driver_sql(UNTIDY_SESSION).one_or_none()
+            if row is None:
+                return 0
+            if connection.exec_driver_sql(TIDY, (row[1], row[0], limit)).rowcount < limit:
+                connection.exec_driver_sql(TIDIED, (row[0],))
+            return 1
+
+    def found_batch(self, batch_id: str, client: str, fingerprint: str, atomic: bool, job_ids: Sequence[str]) -> str:
+        """Write down a batch, unless it is there already. The fingerprint of the one that is there."""
+        with translated(), self._connection() as connection, connection.begin():
+            connection.exec_driver_sql(INSERT_BATCH, (batch_id, client, fingerprint, atomic, list(job_ids)))
+            return connection.exec_driver_sql(BATCH_FINGERPRINT, (batch_id,)).scalar_one()
 
     def record_incident(self, incident: Incident, partition: int) -> None:
         """Write down an incident that the API noticed."""
@@ -324,7 +457,7 @@ def found_deployment(connection: Connection, partitions: int) -> None:
 
 def _reservation_line(r: Reservation) -> str:
     fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
-    return "\t".join(map(str, fields)) + f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\n"
+    return "\t".join(map(str, fields)) + f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\t{_or_null(r.rank)}\n"
 
 
 def _job_line(v: Verdict, batch: int, applied_at: str) -> str:
@@ -336,6 +469,14 @@ def _job_line(v: Verdict, batch: int, applied_at: str) -> str:
         f"{c.job_id}\t{c.session_id}\t{c.seq}\t{c.kind}\t{arguments}\t{_text(c.client)}\t{c.body_hash}\t{batch}\t{v.outcome}"
         f"\t{effects}\t{reservation}\t{c.position}\t{accepted_seq}\t{_or_null(c.replay_of)}\t{_time(c.accepted_at)}\t{applied_at}\n"
     )
+
+
+def _columns(rows: Sequence[Any], *names: str) -> tuple[list[Any], ...]:
+    return tuple([getattr(row, name) for row in rows] for name in names)
+
+
+def _epoch_ms(value: Any) -> Any:
+    return round(value.timestamp() * 1000) if isinstance(value, datetime) else value
 
 
 def _text(value: str) -> str:

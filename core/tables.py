@@ -25,9 +25,12 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     func,
+    literal_column,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+from core.model import IDS_PER_POSITION
 
 metadata = MetaData()
 
@@ -48,8 +51,15 @@ sessions = Table(
     Column("capacity", Integer, nullable=False),
     Column("reserved", Integer, nullable=False, server_default="0"),
     Column("waiting", Integer, nullable=False, server_default="0"),
+    Column("waitlist_capacity", Integer, nullable=False, server_default="0"),
+    Column("waitlist_policy", Text, nullable=False, server_default="strict"),
+    Column("max_seats_per_reservation", SmallInteger, nullable=False, server_default="20"),
+    _time("opens_at", nullable=True),
+    _time("closes_at", nullable=True),
     _time("closed_at", nullable=True),
     _time("cancelled_at", nullable=True),
+    # Cancelled, but some of its reservations' rows do not say so yet: the sweeper writes them, some at a time.
+    Column("untidy", Boolean, nullable=False, server_default="false"),
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     _time("created_at", server_default=func.now()),
@@ -57,10 +67,23 @@ sessions = Table(
     CheckConstraint("capacity BETWEEN 0 AND 1000000", name="sessions_capacity_in_range"),
     CheckConstraint("waiting >= 0", name="sessions_waiting_not_negative"),
     CheckConstraint("end_time > start_time", name="sessions_end_after_start"),
+    CheckConstraint("waitlist_capacity BETWEEN 0 AND 1000000", name="sessions_waitlist_capacity_in_range"),
+    CheckConstraint("waitlist_policy IN ('strict', 'fill')", name="sessions_waitlist_policy_known"),
+    CheckConstraint("max_seats_per_reservation BETWEEN 1 AND 20", name="sessions_max_seats_in_range"),
+    CheckConstraint("closes_at > opens_at", name="sessions_closes_after_opens"),
     Index("sessions_by_start", "start_time", "id"),
+    Index("sessions_untidy", "id", postgresql_where=text("untidy")),
     # Room on each page lets the counters of a hot session be updated in place (HOT), without touching an index.
     postgresql_with={"fillfactor": 50},
 )
+
+# Words as they are written, not stemmed: titles come in any language.
+SEARCH_LANGUAGE = literal_column("'simple'::regconfig")
+SEARCH_TEXT = func.to_tsvector(
+    SEARCH_LANGUAGE, sessions.c.title + text("' '") + sessions.c.description + text("' '") + sessions.c.location
+)
+Index("sessions_by_words", SEARCH_TEXT, postgresql_using="gin")
+Index("sessions_by_end", sessions.c.end_time)
 
 reservations = Table(
     "reservations",
@@ -77,6 +100,9 @@ reservations = Table(
     Column("client", Text, nullable=False),
     _time("created_at"),
     _time("cancelled_at", nullable=True),
+    # Its place in the order of the waitlist, smaller first; only while it waits.
+    Column("rank", BigInteger),
+    CheckConstraint("(status = 'waitlisted') = (rank IS NOT NULL)", name="reservations_rank_while_waiting"),
     CheckConstraint("status IN ('confirmed', 'waitlisted', 'cancelled')", name="reservations_status_known"),
     CheckConstraint("seats >= 1", name="reservations_seats_positive"),
     Index(
@@ -87,10 +113,13 @@ reservations = Table(
         postgresql_where=text("status <> 'cancelled'"),
     ),
     Index("reservations_by_session", "session_id", "seq", "id"),
+    Index("reservations_waitlist", "session_id", "rank", postgresql_where=text("status = 'waitlisted'")),
+    Index("reservations_waitlist_by_seats", "session_id", "seats", "rank", postgresql_where=text("status = 'waitlisted'")),
 )
 
 # Allocated in blocks under the partition lock, so that within a partition positions grow in commit order.
-positions = Sequence("positions", metadata=metadata, data_type=BigInteger)
+# One stands for as many ids as a group has people: its reservations are numbered from its position on.
+positions = Sequence("positions", metadata=metadata, data_type=BigInteger, increment=IDS_PER_POSITION)
 
 jobs = Table(
     "jobs",
@@ -112,6 +141,18 @@ jobs = Table(
     _time("accepted_at"),
     _time("applied_at"),
     UniqueConstraint("session_id", "seq", name="jobs_one_per_seq"),
+)
+
+# What was sent together: written before any of its commands is accepted, so that the same key finds them all again.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("client", Text, nullable=False),
+    Column("body_hash", Text, nullable=False),
+    Column("atomic", Boolean, nullable=False),
+    Column("job_ids", ARRAY(Uuid), nullable=False),
+    _time("created_at", server_default=func.now()),
 )
 
 incidents = Table(

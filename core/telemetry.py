@@ -23,8 +23,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, values
 
 if TYPE_CHECKING:
-    from core.decide import Incident
     from core.model import Verdict
+    from core.numbering import Incident
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # Hosts may share the folder (containers do): a pid alone would not name a process.

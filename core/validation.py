@@ -5,11 +5,14 @@ An e-mail address is normalised here and nowhere else; its key is what "the same
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
+
+from core.model import SEATS_MAX
 
 NAME_MAX: Final = 100
 EMAIL_MAX: Final = 254
@@ -17,6 +20,8 @@ TITLE_MAX: Final = 200
 DESCRIPTION_MAX: Final = 5000
 LOCATION_MAX: Final = 200
 CAPACITY_MAX: Final = 1_000_000
+SEARCH_MAX: Final = 200
+SEARCH_WORDS_MAX: Final = 10
 BREAKS: Final = frozenset("\n\t\r")
 
 
@@ -60,11 +65,28 @@ def moment(value: datetime) -> datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
-def capacity(value: int) -> int:
-    """How many places a session has."""
-    if not 0 <= value <= CAPACITY_MAX:
-        raise ValueError(f"must be from 0 to {CAPACITY_MAX}")
+def whole(value: int, least: int, most: int) -> int:
+    """A whole number from `least` to `most`."""
+    if not least <= value <= most:
+        raise ValueError(f"must be from {least} to {most}")
     return value
+
+
+def capacity(value: int) -> int:
+    """How many places a session has, or its waitlist."""
+    return whole(value, 0, CAPACITY_MAX)
+
+
+def seats(value: int) -> int:
+    """How many places one reservation holds, or may hold."""
+    return whole(value, 1, SEATS_MAX)
+
+
+def words(value: str) -> tuple[str, ...]:
+    """The words of a search: letters and digits of any script, at most SEARCH_WORDS_MAX of them."""
+    if len(value) > SEARCH_MAX:
+        raise ValueError(f"must be at most {SEARCH_MAX} characters")
+    return tuple(re.findall(r"\w+", value.replace("_", " "))[:SEARCH_WORDS_MAX])
 
 
 def _measure(value: str, longest: int, shortest: int) -> None:

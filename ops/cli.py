@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from datetime import datetime
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +43,9 @@ app.add_typer(quarantine, name="quarantine")
 
 DEFAULT_ORIGIN = "http://127.0.0.1:8000"
 WAIT_SECONDS = 30
-SUCCESSES = ("confirmed", "cancelled")
+SUCCESSES = (
+    "confirmed", "waitlisted", "cancelled", "reduced", "resized", "configured", "session_closed", "session_reopened",
+)  # fmt: skip
 
 DataDir = Annotated[Path, typer.Option(help="Folder of the data, the logs and stack.json.")]
 Api = Annotated[str | None, typer.Option(help="Origin of the API; else that of the running stack.")]
@@ -51,6 +54,20 @@ DATA_DIR = Path(".aforo")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+class Policy(StrEnum):
+    """Who goes when places come free."""
+
+    strict = "strict"
+    fill = "fill"
+
+
+class OnShrink(StrEnum):
+    """What becomes of a change to fewer places than are taken."""
+
+    refuse = "refuse"
+    waitlist = "waitlist"
 
 
 class Failure(Exception):
@@ -110,6 +127,11 @@ def create_session(
     capacity: Annotated[int, typer.Option(help="How many places it has.")],
     description: Annotated[str, typer.Option(help="What it is about.")] = "",
     location: Annotated[str, typer.Option(help="Where it is.")] = "",
+    waitlist: Annotated[int, typer.Option(help="How many reservations may wait.")] = 0,
+    policy: Annotated[
+        Policy, typer.Option(help="Whether the first waits until it fits, or the first that fits goes.")
+    ] = Policy.strict,
+    max_seats: Annotated[int, typer.Option(help="Most seats in one reservation.")] = 20,
     api: Api = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
@@ -121,9 +143,64 @@ def create_session(
         "start_time": start.astimezone().isoformat(),
         "end_time": end.astimezone().isoformat(),
         "capacity": capacity,
+        "waitlist_capacity": waitlist,
+        "waitlist_policy": policy.value,
+        "max_seats_per_reservation": max_seats,
     }
     made = _good(_client(api, data_dir).post("/api/sessions/", body))
     out.print(f"Session {made['id']}: {made['title']}, {made['capacity']} places.", markup=False)
+
+
+@sessions.command("configure")
+@plainly
+def configure_session(
+    session: Annotated[int, typer.Argument(help="Id of the session.")],
+    capacity: Annotated[int | None, typer.Option(help="How many places.")] = None,
+    waitlist: Annotated[int | None, typer.Option(help="How many reservations may wait.")] = None,
+    policy: Annotated[Policy | None, typer.Option(help="strict, or fill.")] = None,
+    max_seats: Annotated[int | None, typer.Option(help="Most seats in one reservation.")] = None,
+    opens: Annotated[datetime | None, typer.Option(help="Reservations from then on; local time.")] = None,
+    closes: Annotated[datetime | None, typer.Option(help="And until then; local time.")] = None,
+    start: Annotated[datetime | None, typer.Option(help="When it begins; local time.")] = None,
+    end: Annotated[datetime | None, typer.Option(help="When it ends; local time.")] = None,
+    on_shrink: Annotated[
+        OnShrink, typer.Option(help="With fewer places than are taken: refuse, or send the newest to the waitlist.")
+    ] = (OnShrink.refuse),
+    as_json: AsJson = False,
+    api: Api = None,
+    data_dir: DataDir = DATA_DIR,
+) -> None:
+    """Change a session's settings, in their turn: what is asked for before is decided by the old ones."""
+    times = {"opens_at": opens, "closes_at": closes, "start_time": start, "end_time": end}
+    wanted: dict[str, Any] = {
+        "capacity": capacity,
+        "waitlist_capacity": waitlist,
+        "waitlist_policy": policy and policy.value,
+        "max_seats_per_reservation": max_seats,
+        **{name: moment and moment.astimezone().isoformat() for name, moment in times.items()},
+    }
+    body = {name: value for name, value in wanted.items() if value is not None}
+    prefer = {"Prefer": f"wait={WAIT_SECONDS}"}
+    answer = _client(api, data_dir).send("PATCH", f"/api/sessions/{session}/", {**body, "on_shrink": on_shrink.value}, **prefer)
+    _show_answer(answer, as_json)
+
+
+def _turn(kind: str, what: str) -> None:
+    @sessions.command(kind, help=what)
+    @plainly
+    def turn(
+        session: Annotated[int, typer.Argument(help="Id of the session.")],
+        as_json: AsJson = False,
+        api: Api = None,
+        data_dir: DataDir = DATA_DIR,
+    ) -> None:
+        path = "cancel-session" if kind == "cancel" else kind
+        _command(_client(api, data_dir), session, path, {}, True, None, as_json)
+
+
+_turn("close", "Take no more reservations.")
+_turn("reopen", "Take reservations again.")
+_turn("cancel", "Cancel a session with all its reservations; this cannot be taken back.")
 
 
 @sessions.command("list")
@@ -145,10 +222,7 @@ def list_sessions(
     if as_json:
         print(json.dumps(found))
         return
-    _table(
-        ("id", "title", "starts", "places", "free"),
-        [(s["id"], s["title"], s["start_time"][:16].replace("T", " "), s["capacity"], s["available_slots"]) for s in found],
-    )
+    _table(("id", "title", "starts", "places", "free", "waiting", "state"), [_session_row(session) for session in found])
 
 
 @app.command()
@@ -157,6 +231,7 @@ def reserve(
     session: Annotated[int, typer.Argument(help="Id of the session.")],
     name: Annotated[str, typer.Option(help="Who comes.")],
     email: Annotated[str, typer.Option(help="Their e-mail address.")],
+    seats: Annotated[int, typer.Option(help="How many places.")] = 1,
     wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key is the same request.")] = None,
     as_json: AsJson = False,
@@ -164,7 +239,7 @@ def reserve(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Reserve a place."""
-    _command(_client(api, data_dir), session, "reserve", {"name": name, "email": email}, wait, key, as_json)
+    _command(_client(api, data_dir), session, "reserve", {"name": name, "email": email, "seats": seats}, wait, key, as_json)
 
 
 @app.command()
@@ -172,6 +247,7 @@ def reserve(
 def cancel(
     session: Annotated[int, typer.Argument(help="Id of the session.")],
     email: Annotated[str, typer.Option(help="E-mail address of the reservation.")],
+    seats: Annotated[int | None, typer.Option(help="How many places to give back; all without it.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,
     key: Annotated[str | None, typer.Option(help="Idempotency key: the same key is the same request.")] = None,
     as_json: AsJson = False,
@@ -179,7 +255,8 @@ def cancel(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Give a place back."""
-    _command(_client(api, data_dir), session, "cancel", {"email": email}, wait, key, as_json)
+    body = {"email": email} if seats is None else {"email": email, "seats": seats}
+    _command(_client(api, data_dir), session, "cancel", body, wait, key, as_json)
 
 
 @app.command()
@@ -297,7 +374,10 @@ def _command(client: Client, session: int, kind: str, body: dict[str, Any], wait
     headers = {"Prefer": f"wait={WAIT_SECONDS}"} if wait else {}
     if key is not None:
         headers["Idempotency_Key"] = key
-    answer = client.post(f"/api/sessions/{session}/{kind}/", body, **headers)
+    _show_answer(client.post(f"/api/sessions/{session}/{kind}/", body, **headers), as_json)
+
+
+def _show_answer(answer: Answer, as_json: bool) -> None:
     found = answer.job
     if found is None:
         _good(answer)
@@ -315,8 +395,16 @@ def _show_job(found: dict[str, Any], as_json: bool) -> None:
         ahead = f", {found['ahead']} ahead" if found.get("ahead") is not None else ""
         out.print(f"queued as number {found['seq']} of session {found['session_id']}{ahead}; job {found['id']}")
         return
-    reservation = f", reservation {found['reservation']['id']}" if found.get("reservation") else ""
+    held = found.get("reservation")
+    reservation = f", reservation {held['id']}" if held else ""
+    if held and held["status"] == "waitlisted":
+        reservation += f", place {held['position']} in the waitlist"
     out.print(f"{found['outcome']}: number {found['seq']} of session {found['session_id']}{reservation}; job {found['id']}")
+
+
+def _session_row(session: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("capacity", "available_slots", "waiting", "state")
+    return (session["id"], session["title"], session["start_time"][:16].replace("T", " "), *(session[name] for name in names))
 
 
 def _demo_on_its_own(people: int, places: int) -> None:

@@ -41,9 +41,13 @@ class Client:
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
         """POST as JSON; header names with _ for -. Raises NoAnswer."""
+        return self.send("POST", path, body, **headers)
+
+    def send(self, method: str, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """Send JSON by any method; header names with _ for -. Raises NoAnswer."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         given = {"Accept": "application/json", "Content-Type": "application/json", **named}
-        return self._call(urllib.request.Request(self.origin + path, json.dumps(body).encode(), given, method="POST"))
+        return self._call(urllib.request.Request(self.origin + path, json.dumps(body).encode(), given, method=method))
 
     def text(self, path: str) -> str:
         """GET something that is not JSON. Raises NoAnswer."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from core.queries import Queries
+from core.queries import Queries, SessionSearch
 from core.settings import load
 from core.store import create_engine
 from ops import localstack, stackfile
@@ -231,7 +231,7 @@ class Stack:
         engine = create_engine(settings.database_url, 1)
         try:
             queries = Queries(engine)
-            self._is_new = queries.sessions(False, 1, 1)[0] == 0
+            self._is_new = queries.sessions(SessionSearch(open_only=False), 1)[0] == 0
         finally:
             engine.dispose()
 

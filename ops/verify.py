@@ -15,10 +15,21 @@ from typing import Any
 
 import msgspec
 
-from core.decide import Decision, State, decide, evolve
-from core.mailbox import connect, key
-from core.model import ARGUMENTS_OF, CREATE, QUARANTINED, Command, Reservation, Session, Verdict, partition_of_session
+from core.decide import Decision, State, decide
+from core.mailbox import SessionHead, connect, head_fields, key, session_head
+from core.model import (
+    ARGUMENTS_OF,
+    CANCELLED,
+    CREATE,
+    QUARANTINED,
+    Command,
+    Reservation,
+    Session,
+    Verdict,
+    partition_of_session,
+)
 from core.queries import Audit, LedgerRow, Queries, SessionView
+from core.replay import complete, evolve
 from core.store import create_engine
 
 SHOWN_DIFFERENCES = 20
@@ -119,7 +130,7 @@ class _Replay:
     """One session's ledger, decided again."""
 
     def __init__(self, session: SessionView, report: Report) -> None:
-        self._stored = session
+        self._stored = session.decided()
         self._report = report
         self._state: State | None = None
         self._sum = 0
@@ -134,7 +145,8 @@ class _Replay:
             if self._state is None:
                 self._begin(chunk.pop(0))
             if self._state is not None and chunk:
-                decision = decide(self._state, [_command(row) for row in chunk])
+                commands = [_command(row) for row in chunk]
+                decision = decide(complete(self._state, commands), commands)
                 for row, verdict in zip(chunk, decision.verdicts, strict=True):
                     self._compare_verdict(row, verdict)
                 self._keep(decision)
@@ -145,22 +157,25 @@ class _Replay:
     def compare(self, stored: Iterable[Reservation], again: Callable[[], Iterator[Reservation]]) -> None:
         """Compare what the replay leaves with the session's row and its reservations."""
         name = f"session {self._stored.id}"
-        found_sum = found_seats = 0
-        for row in stored:
+        found_sum = found_seats = found_waiting = 0
+        for row in map(self._as_it_counts, stored):
             self._report.reservations += 1
             found_sum = (found_sum + _hash(row)) & MASK
             found_seats += row.seats if row.status == "confirmed" else 0
+            found_waiting += row.status == "waitlisted"
         if found_seats != self._stored.reserved:
             self._report.differs(f"{name}: reserved is {self._stored.reserved}, its confirmed rows hold {found_seats}")
+        if found_waiting != self._stored.waiting:
+            self._report.differs(f"{name}: waiting is {self._stored.waiting}, of its rows {found_waiting} are waitlisted")
         if self._stored.reserved > self._stored.capacity:
             self._report.differs(f"{name}: overbooked, {self._stored.reserved} of {self._stored.capacity}")
         if self._state is None:
             self._report.differs(f"{name}: its ledger does not begin with its creation")
             return
-        replayed = self._state.sessions[self._stored.id]
-        for attribute in ("capacity", "reserved", "waiting", "last_seq"):
-            if getattr(replayed, attribute) != getattr(self._stored, attribute):
-                has, replays = getattr(self._stored, attribute), getattr(replayed, attribute)
+        replayed, found = self._state.sessions[self._stored.id], self._stored
+        for attribute in Session.__struct_fields__:
+            has, replays = getattr(found, attribute), getattr(replayed, attribute)
+            if has != replays and attribute != "version":  # which descriptive changes raise too
                 self._report.differs(f"{name}: {attribute} is {has}, the replay gives {replays}")
         if found_sum != self._sum:
             self._report.differs(f"{name}: its reservations are not those of the replay{self._first_difference(again())}")
@@ -198,12 +213,29 @@ class _Replay:
             self._sum = (self._sum - _hash(before) + _hash(row)) & MASK
         for row in decision.inserted:
             self._sum = (self._sum + _hash(row)) & MASK
+        for session in decision.configured:
+            self._keep_cancelled(session, decision)
+
+    def _keep_cancelled(self, session: Session, decision: Decision) -> None:
+        """A session that this decision cancelled takes all that was live in it along."""
+        assert self._state is not None  # noqa: S101
+        if session.cancelled_at is None or self._state.sessions[session.id].cancelled_at is not None:
+            return
+        live = {row.id: row for row in self._state.live.values()}
+        live |= {row.id: row for row in (*decision.updated, *decision.inserted)}
+        for row in live.values():
+            if row.status != CANCELLED:
+                self._sum = (self._sum - _hash(row) + _hash(_cancelled_with(row, session))) & MASK
+
+    def _as_it_counts(self, row: Reservation) -> Reservation:
+        """The rows of a cancelled session are cancelled with it, whether or not they say so yet."""
+        return row if row.status == CANCELLED else _cancelled_with(row, self._stored)
 
     def _first_difference(self, stored: Iterator[Reservation]) -> str:
         """Words for the first live reservation that differs; one that was cancelled since is not kept for this."""
         assert self._state is not None  # noqa: S101
         live = {r.id: r for r in self._state.live.values()}
-        for row in stored:
+        for row in map(self._as_it_counts, stored):
             expected = live.pop(row.id, None)
             if row.status != "cancelled" and expected != row:
                 return f": number {row.id} differs" if expected else f": number {row.id} should not be live"
@@ -230,15 +262,12 @@ def _compare_redis(queries: Queries, redis_url: str, versions: list[tuple[int, i
 def _redis_difference(queries: Queries, client: Any, session_id: int, partitions: int) -> str | None:
     """Row before head: a head of the same version must agree with it."""
     row = queries.session(session_id)
-    names = ("v", "a", "c", "r", "w")
-    found = client.hmget(_head_key(session_id, partitions), *names)
+    found = client.hmget(_head_key(session_id, partitions), "v", "a", "c", "r", "w", "l", "s")
     if row is None or found[0] is None or int(found[0]) != row.version:
         return None
-    head = tuple(map(int, found[1:]))
-    stored = (row.last_seq, row.capacity, row.reserved, row.waiting)
-    if head == stored:
-        return None
-    return f"session {session_id}: Redis has (last seq, capacity, reserved, waiting) {head}, Postgres {stored}"
+    head = session_head(found[1:])
+    stored = SessionHead(*head_fields(row.decided())[1:])
+    return None if head == stored else f"session {session_id}: Redis has {head}, Postgres {stored}"
 
 
 def _head_key(session_id: int, partitions: int) -> str:
@@ -260,6 +289,12 @@ def _command(row: LedgerRow) -> Command:
         accepted_seq=row.accepted_seq,
         quarantined=row.outcome == QUARANTINED,
     )
+
+
+def _cancelled_with(row: Reservation, session: Session) -> Reservation:
+    if session.cancelled_at is None:
+        return row
+    return msgspec.structs.replace(row, status=CANCELLED, cancelled_at=session.cancelled_at, rank=None)
 
 
 def _hash(row: Reservation) -> int:

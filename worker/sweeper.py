@@ -1,6 +1,7 @@
 """The sweeper: a small process that drains partitions whose oldest command waits too long, without the broker.
 
-It covers lost doorbells, dead workers and a broker that went deaf. Any number may run; each costs one look every 250 ms.
+It covers lost doorbells, dead workers and a broker that went deaf, and writes what a cancelled session left to be written.
+Any number may run; each costs one look every 250 ms.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25
 TOO_OLD_MS = 500
 RETRY_SECONDS = 1.0
+TIDY_ROWS = 2000  # of a cancelled session at a time: the other sessions' rows are needed too
 
 
 def sweep(services: WorkerServices) -> int:
@@ -29,16 +31,23 @@ def sweep(services: WorkerServices) -> int:
     return dealt_with
 
 
+def tidy(services: WorkerServices) -> bool:
+    """Write a part of what cancelled sessions left to be written. Whether there may be more of it."""
+    return services.store.tidy(TIDY_ROWS) > 0
+
+
 def run(stop: threading.Event) -> int:
     """Sweep until `stop` is set. 1 when the settings cannot be used."""
     settings = prepare("sweeper")
     services: WorkerServices | None = None
-    while not stop.wait(LOOK_SECONDS):
+    more = False
+    while not stop.wait(0 if more else LOOK_SECONDS):
         try:
             services = services or worker_services(settings)
             count = sweep(services)
             if count:
                 log.warning("swept", extra={"commands": count})
+            more = tidy(services)
         except Unavailable as exc:
             log.warning("sweep_interrupted", extra={"reason": str(exc)})
             stop.wait(RETRY_SECONDS)

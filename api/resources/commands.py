@@ -1,4 +1,4 @@
-"""Reserve and cancel: a validated command through the door, answered by 202, or by its outcome with `Prefer: wait`."""
+"""Commands: requests that are queued for a session and decided in their order. All of them are answered alike."""
 
 from __future__ import annotations
 
@@ -9,32 +9,55 @@ import falcon.asgi
 import msgspec
 
 from api.errors import refusal
+from api.messages import language
 from api.requests import idempotency_key, preferred_wait, session_id
-from api.schemas import CancelBody, ReserveBody, cancel_arguments, job_answer, read_body, reserve_arguments
+from api.schemas import (
+    CancelBody,
+    JobAnswer,
+    ReserveBody,
+    cancel_arguments,
+    job_answer,
+    read_body,
+    read_nothing,
+    reserve_arguments,
+)
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.errors import AforoError, QueueFull
 from core.mailbox import Receipt
-from core.model import CANCEL, CANCELLED, CONFIRMED, RESERVE, Arguments, Job
-from core.projections import Traffic
+from core.model import (
+    CANCEL,
+    CANCEL_SESSION,
+    CLOSE,
+    CONFIRMED,
+    REFUSALS,
+    REOPEN,
+    RESERVE,
+    WAITLISTED,
+    Arguments,
+    Job,
+    NoArguments,
+    ReserveArguments,
+)
+from core.projections import Forecast, Traffic, forecast
 
 OPEN_CLIENT = "open"
-SUCCESS_STATUS = {CONFIRMED: 201, CANCELLED: 200}
+CREATED = (CONFIRMED, WAITLISTED)
 RETRY_AFTER_SECONDS = "1"
 
 
 class Commands:
-    """What reserve and cancel have in common."""
+    """What all commands have in common."""
 
     def __init__(self, services: ApiServices) -> None:
         self._services = services
 
     async def submit(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str, kind: str, arguments: Arguments
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: int, kind: str, arguments: Arguments
     ) -> None:
-        """Submit one command and answer it."""
+        """Submit one command and answer it: by its outcome if it was waited for and is there, else by 202."""
         services = self._services
-        draft = services.submit.draft(kind, session_id(session), arguments, OPEN_CLIENT, idempotency_key(req))
+        draft = services.submit.draft(kind, session, arguments, OPEN_CLIENT, idempotency_key(req))
         wait_seconds = preferred_wait(req)
         if wait_seconds:
             with services.followers.waiter(draft.id) as waiter:
@@ -50,7 +73,13 @@ class Commands:
         resp.set_header("Vary", "Prefer")
         if receipt.known:
             resp.set_header("Idempotency-Replayed", "true")
-        render(resp, job, Traffic(receipt.applied_seq, receipt.depth, receipt.pace), wait_seconds)
+        if wait_seconds and job.outcome is not None:
+            resp.set_header("Preference-Applied", f"wait={wait_seconds}")
+            await self._decided(req, resp, job)
+        else:
+            resp.status = 202
+            resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
+            resp.data = msgspec.json.encode(self._queued(receipt, arguments, language(req)))
 
     async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments) -> Receipt:
         try:
@@ -64,34 +93,66 @@ class Commands:
             telemetry.ACCEPTED.labels(draft.kind).inc()
         return receipt
 
+    def _queued(self, receipt: Receipt, arguments: Arguments, spoken: str) -> JobAnswer:
+        traffic: Traffic | None = None
+        expected: Forecast | None = None
+        if receipt.head is not None:
+            traffic = Traffic(receipt.head.last_seq, receipt.depth, receipt.pace)
+            if isinstance(arguments, ReserveArguments):
+                expected = forecast(receipt.head, receipt.job.seq, arguments.seats)
+        return job_answer(receipt.job, self._services.manage_token, spoken, traffic, expected)
 
-def render(resp: falcon.asgi.Response, job: Job, traffic: Traffic, wait_seconds: int) -> None:
-    """Answer a command: by its outcome if it was waited for and is there, else by 202."""
-    if not wait_seconds or job.outcome is None:
-        resp.status = 202
-        resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
-        resp.data = msgspec.json.encode(job_answer(job, traffic))
-        return
-    resp.set_header("Preference-Applied", f"wait={wait_seconds}")
-    answer: Any = job_answer(job)
-    if job.outcome in SUCCESS_STATUS:
-        resp.status = SUCCESS_STATUS[job.outcome]
+    async def _decided(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job) -> None:
+        services = self._services
+        job = await services.as_it_counts(job)
+        position = await services.waitlist_position(job)
+        answer: Any = job_answer(job, services.manage_token, language(req), position=position)
+        if job.status == "failed" or job.outcome in REFUSALS:
+            refusal(req, resp, job, answer)
+            return
+        resp.append_header("Vary", "Accept-Language")
+        resp.status = 201 if job.outcome in CREATED else 200
         resp.data = msgspec.json.encode(answer)
-    else:
-        refusal(resp, job, answer)
 
 
 class Reserve(Commands):
     """POST /api/sessions/{session}/reserve/"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
-        """Reserve a place."""
-        await self.submit(req, resp, session, RESERVE, reserve_arguments(await read_body(req, ReserveBody)))
+        """Reserve places."""
+        arguments = reserve_arguments(await read_body(req, ReserveBody))
+        await self.submit(req, resp, session_id(session), RESERVE, arguments)
 
 
 class Cancel(Commands):
     """POST /api/sessions/{session}/cancel/"""
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
-        """Give a place back."""
-        await self.submit(req, resp, session, CANCEL, cancel_arguments(await read_body(req, CancelBody)))
+        """Give places back."""
+        arguments = cancel_arguments(await read_body(req, CancelBody))
+        await self.submit(req, resp, session_id(session), CANCEL, arguments)
+
+
+class Turn(Commands):
+    """POST /api/sessions/{session}/close/, /reopen/ and /cancel-session/: commands that say it all by their kind."""
+
+    def __init__(self, services: ApiServices, kind: str) -> None:
+        super().__init__(services)
+        self._kind = kind
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
+        """Close, reopen or cancel a session."""
+        await read_nothing(req)
+        await self.submit(req, resp, session_id(session), self._kind, NoArguments())
+
+
+def routes(services: ApiServices) -> list[tuple[str, Any]]:
+    """Paths and their resources."""
+    base = "/api/sessions/{session}"
+    return [
+        (f"{base}/reserve", Reserve(services)),
+        (f"{base}/cancel", Cancel(services)),
+        (f"{base}/close", Turn(services, CLOSE)),
+        (f"{base}/reopen", Turn(services, REOPEN)),
+        (f"{base}/cancel-session", Turn(services, CANCEL_SESSION)),
+    ]

@@ -10,6 +10,8 @@ from typing import Any
 import falcon
 import falcon.asgi
 
+from api.messages import NO_FILE
+
 ROOT = Path(__file__).resolve().parents[2]
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
@@ -68,7 +70,7 @@ class Assets:
         """One of the files."""
         file = self._files.get(name)
         if file is None:
-            raise falcon.HTTPNotFound(description="There is no such file.")
+            raise falcon.HTTPNotFound(description=NO_FILE)
         send(req, resp, file)
 
 

@@ -91,9 +91,7 @@ class Metrics:
         lines = ["# HELP aforo_mailbox_depth Commands waiting.", "# TYPE aforo_mailbox_depth gauge"]
         lines += [f'aforo_mailbox_depth{{partition="{p}"}} {depth}' for p, (depth, _) in enumerate(depths)]
         lines += ["# HELP aforo_mailbox_oldest_seconds Age of the oldest.", "# TYPE aforo_mailbox_oldest_seconds gauge"]
-        lines += [
-            f'aforo_mailbox_oldest_seconds{{partition="{p}"}} {(age or 0) / 1000}' for p, (_, age) in enumerate(depths)
-        ]
+        lines += [f'aforo_mailbox_oldest_seconds{{partition="{p}"}} {(age or 0) / 1000}' for p, (_, age) in enumerate(depths)]
         resp.data = text + "\n".join(lines).encode() + b"\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import falcon.asgi
 import msgspec
 
+from api.messages import language
 from api.requests import job_id, preferred_wait
 from api.schemas import job_answer
 from core.bootstrap import ApiServices
@@ -30,10 +31,12 @@ class JobItem:
                 found = await waiter.outcome(wait_seconds) or found
         if wait_seconds and found.outcome is not None:
             resp.set_header("Preference-Applied", f"wait={wait_seconds}")
-        resp.set_header("Vary", "Prefer")
+        resp.set_header("Vary", "Prefer, Accept-Language")
         resp.set_header("Cache-Control", "no-store")
         traffic = None
         if found.outcome is None:
             resp.set_header("Retry-After", "1")
             traffic = await services.projections.traffic(found.session_id)
-        resp.data = msgspec.json.encode(job_answer(found, traffic))
+        found = await services.as_it_counts(found)
+        position = await services.waitlist_position(found)
+        resp.data = msgspec.json.encode(job_answer(found, services.manage_token, language(req), traffic, position=position))

@@ -3,36 +3,52 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 from urllib.parse import urlencode
 
 import falcon.asgi
 import msgspec
 
-from api.requests import choice, cursor, cursor_text, number, session_id
-from api.resources.commands import OPEN_CLIENT
+from api.requests import (
+    choice,
+    cursor,
+    cursor_text,
+    idempotency_key,
+    least_seq,
+    number,
+    session_cursor_text,
+    session_id,
+    session_search,
+)
+from api.resources.commands import OPEN_CLIENT, Commands
 from api.schemas import (
     SessionBody,
     SessionPatch,
     clean,
+    configure_arguments,
     read_body,
     reservation_answer,
     session_answer,
     session_detail,
 )
-from core.bootstrap import ApiServices
 from core.errors import InvalidFields, UnknownSession
+from core.model import CONFIGURE
 from core.projections import Head
 from core.queries import INLINE_RESERVATIONS
 
 LARGEST_PAGE = 1_000_000
+DESCRIPTIONS = ("title", "description", "location")
 
 
-class Sessions:
+class Sessions(Commands):
     """What the resources here share."""
 
-    def __init__(self, services: ApiServices) -> None:
-        self._services = services
+    async def wait_for(self, req: falcon.asgi.Request, session: int) -> None:
+        """With `min_seq`, wait until that command's effect can be seen. Raises NotYetApplied, UnknownSession."""
+        seq = least_seq(req)
+        if seq is not None:
+            await self._services.applied(session, seq)
 
     async def head(self, session: int) -> Head | None:
         """A session's counts in Redis, rebuilt from Postgres when they are missing."""
@@ -58,25 +74,28 @@ class SessionCollection(Sessions):
     """/api/sessions/"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
-        """A page of sessions: those that can be booked, or all."""
-        open_only = choice(req, "available", "open", "all") == "open"
-        page = number(req, "page", 1, LARGEST_PAGE)
+        """A page of sessions: those that can be booked, or all; by page number, or by cursor."""
+        wanted = session_search(req)
+        by_cursor = req.get_param("cursor") is not None
+        page = 1 if by_cursor else number(req, "page", 1, LARGEST_PAGE)
         page_size = number(req, "page_size", 20, 100)
         services = self._services
-        count, views = await services.in_thread(services.queries.sessions, open_only, page, page_size)
+        found = await services.in_thread(services.queries.sessions, wanted, page_size + 1, (page - 1) * page_size)
+        count, views = found[0], found[1][:page_size]
         heads = await asyncio.gather(*(self.head(view.id) for view in views))
         results = [session_answer(view, head) for view, head in zip(views, heads, strict=True)]
-        if open_only:
-            results = [session for session in results if session["available_slots"] > 0]
-
-        def url(number: int) -> str:
-            words: dict[str, Any] = {"page": number, "page_size": page_size}
-            return "/api/sessions/?" + urlencode(words if open_only else {**words, "available": "all"})
-
-        pages = -(-count // page_size)
-        after = url(page + 1) if page < pages else None
-        before = url(min(page - 1, pages)) if page > 1 and pages else None
-        resp.data = msgspec.json.encode({"count": count, "next": after, "previous": before, "results": results})
+        if wanted.open_only:
+            results = [session for session in results if session["available_slots"] > 0 and session["state"] == "open"]
+        more = len(found[1]) > page_size
+        links = _Links(req, page_size)
+        if by_cursor:
+            last = session_cursor_text(wanted.ordering, views[-1].start_time, views[-1].id) if views else ""
+            after, before = links.to(cursor=last) if more else None, None
+        else:
+            after = links.to(page=page + 1) if more else None
+            before = links.to(page=min(page - 1, max(1, -(-count // page_size)))) if page > 1 and count else None
+        body = msgspec.json.encode({"count": count, "next": after, "previous": before, "results": results})
+        send_unless_known(req, resp, body)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Create a session."""
@@ -90,18 +109,28 @@ class SessionCollection(Sessions):
 class SessionItem(Sessions):
     """/api/sessions/{session}/"""
 
-    async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """One session with the first of its reservations."""
-        resp.data = await self.detail(session_id(session))
+        name = session_id(session)
+        await self.wait_for(req, name)
+        send_unless_known(req, resp, await self.detail(name))
 
     async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
-        """Change what only describes a session."""
-        services = self._services
+        """Change what only describes a session, at once; or its settings, as a command."""
         name = session_id(session)
+        idempotency_key(req)  # a malformed one is refused, also where it is not needed
         values = clean(await read_body(req, SessionPatch))
-        if not values:
+        described = {key: value for key, value in values.items() if key in DESCRIPTIONS}
+        if not values.keys() - {"on_shrink"}:
             raise InvalidFields({"": "name at least one field to change"})
-        if not await services.in_thread(services.store.update_session, name, values):
+        if not described:
+            await self.submit(req, resp, name, CONFIGURE, configure_arguments(values))
+            return
+        if len(described) < len(values):
+            mixed = "is a setting, which takes its turn in the session's order; change it in a request of its own"
+            raise InvalidFields({key: mixed for key in values if key not in described})
+        services = self._services
+        if not await services.in_thread(services.store.update_session, name, described):
             raise UnknownSession
         await services.load_head(name)
         resp.data = await self.detail(name)
@@ -116,16 +145,42 @@ class SessionReservations(Sessions):
         page_size = number(req, "page_size", 100, 1000)
         live_only = choice(req, "status", "live", "all") == "live"
         services = self._services
-        rows = await services.in_thread(services.queries.reservations, name, cursor(req), page_size + 1, live_only)
-        if rows is None:
+        await self.wait_for(req, name)
+        found = await services.in_thread(services.queries.reservations, name, cursor(req), page_size + 1, live_only)
+        if found is None:
             raise UnknownSession
+        view, rows = found
         shown, after = rows[:page_size], None
         if len(rows) > page_size:
             words = {} if live_only else {"status": "all"}
             after = reservations_url(name, cursor_text(shown[-1].seq, shown[-1].id), page_size=page_size, **words)
-        resp.data = msgspec.json.encode({"next": after, "results": [reservation_answer(row) for row in shown]})
+        results = [reservation_answer(row) for row in shown]
+        body = msgspec.json.encode({"next": after, "as_of_seq": view.last_seq, "results": results})
+        send_unless_known(req, resp, body)
 
 
 def reservations_url(session: int, after: str, **words: Any) -> str:
     """Where the next page of reservations is."""
     return f"/api/sessions/{session}/reservations/?" + urlencode({"cursor": after, **words})
+
+
+class _Links:
+    """Links to other pages of the same list."""
+
+    def __init__(self, req: falcon.asgi.Request, page_size: int) -> None:
+        kept = {name: req.get_param(name) for name in ("available", "q", "starts_after", "starts_before", "ordering")}
+        self._words = {"page_size": page_size, **{name: text for name, text in kept.items() if text is not None}}
+
+    def to(self, **place: Any) -> str:
+        """The page at this place."""
+        return "/api/sessions/?" + urlencode({**place, **self._words})
+
+
+def send_unless_known(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
+    """Answer with this body, or with 304 to whoever has it already."""
+    resp.etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    resp.set_header("Cache-Control", "no-cache")
+    if any(etag in ("*", resp.etag.strip('"')) for etag in req.if_none_match or ()):
+        resp.status = 304
+        return
+    resp.data = body

@@ -4,7 +4,8 @@
 --   aforo:{p}:mailbox     stream  s: seq, c: the command (msgpack)      an entry goes when it is applied and published
 --   aforo:{p}:job:<id>    string  'q' or 'd' and a JSON array (model.Job)  while queued never expires; done: the job TTL
 --   aforo:{p}:s:<id>      hash    the session's head: q last queued seq, a last applied seq, v version, c capacity,
---                                 r reserved, w waiting                  idle (q = a): minutes; else never
+--                                 r reserved, w waiting, l waitlist capacity,
+--                                 s state (open, closed, cancelled)      idle (q = a): minutes; else never
 --   aforo:{p}:bell        string  somebody is draining, or a wake-up is on its way   a second or so
 --   aforo:{p}:pace        string  commands applied a second, lately      a minute
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
@@ -12,22 +13,27 @@
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, then for each command:
 -- job id, session id, the job record up to its seq, the command.
--- Answers {depth, pace, rung (1: ring the doorbell), {tag, text, applied seq} ...}; tags: A accepted (the record),
--- K known already (the record), F full, H head unknown, E the server refused (why).
+-- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...}}; tags:
+-- A accepted (the record), K known already (the record), F full, H head unknown, E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local limit = tonumber(ARGV[1])
 local depth = redis.call('XLEN', KEYS[1])
 local heads = {}
+local shown = {}
 local answers = {}
 local accepted = 0
 
 local function head_of(session)
   local head = heads[session]
   if head == nil then
-    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a')
-    head = found[1] and { tonumber(found[1]), found[2], 0 } or false
+    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's')
+    head = found[1] and { q = tonumber(found[1]), accepted = 0 } or false
     heads[session] = head
+    if head then
+      found[1] = session
+      shown[#shown + 1] = found
+    end
   end
   return head
 end
@@ -35,22 +41,22 @@ end
 local function accept(job, session, record, command)
   local key = prefix .. 'job:' .. job
   local known = redis.call('GET', key)
-  if known then return { 'K', known, (head_of(session) or { 0, '0' })[2] } end
-  if depth >= limit then return { 'F', '', '0' } end
   local head = head_of(session)
-  if not head then return { 'H', '', '0' } end
-  local seq = head[1] + 1
+  if known then return { 'K', known } end
+  if depth >= limit then return { 'F', '' } end
+  if not head then return { 'H', '' } end
+  local seq = head.q + 1
   local text = string.format('%.0f', seq)
   -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
   local id = redis.pcall('XADD', KEYS[1], '*', 's', text, 'c', command)
-  if type(id) == 'table' then return { 'E', id['err'], '0' } end
+  if type(id) == 'table' then return { 'E', id['err'] } end
   record = 'q' .. record .. text .. ',' .. string.match(id, '^%d+') .. ']'
   redis.call('SET', key, record)
-  head[1] = seq
-  head[3] = head[3] + 1
+  head.q = seq
+  head.accepted = head.accepted + 1
   depth = depth + 1
   accepted = accepted + 1
-  return { 'A', record, head[2] }
+  return { 'A', record }
 end
 
 for i = 3, #ARGV, 4 do
@@ -60,11 +66,11 @@ end
 local rung = 0
 if accepted > 0 then
   for session, head in pairs(heads) do
-    if head and head[3] > 0 then
-      redis.call('HSET', prefix .. 's:' .. session, 'q', string.format('%.0f', head[1]))
+    if head and head.accepted > 0 then
+      redis.call('HSET', prefix .. 's:' .. session, 'q', string.format('%.0f', head.q))
       redis.call('PERSIST', prefix .. 's:' .. session)
     end
   end
   if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
 end
-return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers }
+return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown }

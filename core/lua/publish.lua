@@ -7,7 +7,7 @@
 -- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
 -- trial ('over', or 'on' while commands are tried one by one),
 -- number of entries, entry ids ...,
--- number of sessions, (id, version, last seq, capacity, reserved, waiting, lift) ...,
+-- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift) ...,
 -- number of jobs, (job id, session id, record) ...,
 -- number of earlier jobs whose reservation changed, (job id, session id, record) ...
 -- Answers how many entries are left.
@@ -25,7 +25,7 @@ local entries = {}
 for _ = 1, tonumber(next_argument()) do entries[#entries + 1] = next_argument() end
 local removed = #entries > 0 and redis.call('XDEL', KEYS[1], unpack(entries)) or 0
 
-local function put_counts(session, version, seq, capacity, reserved, waiting, lift)
+local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift)
   local key = prefix .. 's:' .. session
   local head = redis.call('HMGET', key, 'v', 'q')
   if not head[1] then return false end
@@ -33,7 +33,7 @@ local function put_counts(session, version, seq, capacity, reserved, waiting, li
   -- Redis numbers from an older state: bring it up by what this batch was renumbered, once, with the entries it concerns.
   if removed > 0 and lift ~= '0' then queued = redis.call('HINCRBY', key, 'q', lift) end
   if tonumber(version) < tonumber(head[1]) then return false end
-  redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting)
+  redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting, 'l', places, 's', state)
   if tonumber(queued) == tonumber(seq) then redis.call('EXPIRE', key, ARGV[2]) end
   return true
 end
@@ -41,8 +41,8 @@ end
 local current = {}
 for _ = 1, tonumber(next_argument()) do
   local session = ARGV[at]
-  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 6))
-  at = at + 7
+  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 8))
+  at = at + 9
 end
 
 local done = {}

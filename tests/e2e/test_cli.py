@@ -59,6 +59,25 @@ def test_a_client_can_do_everything_from_the_shell(run: Run) -> None:
     assert (job.returncode, "number 3" in job.stdout) == (0, True)
 
 
+def test_an_owner_can_do_everything_from_the_shell(run: Run) -> None:
+    session = create(run, capacity=1)
+    said = [
+        run("sessions", "configure", str(session), "--capacity", "2", "--waitlist", "5", "--policy", "fill", "--max-seats", "3"),
+        run("reserve", str(session), "--name", "Ana", "--email", "ana@example.org", "--seats", "2"),
+        run("reserve", str(session), "--name", "Bo", "--email", "bo@example.org"),
+        run("cancel", str(session), "--email", "ana@example.org", "--seats", "1"),
+        run("sessions", "close", str(session)),
+        run("sessions", "reopen", str(session)),
+        run("sessions", "cancel", str(session)),
+    ]
+    assert [done.returncode for done in said] == [0] * 7
+    outcomes = [done.stdout.partition(":")[0] for done in said]
+    assert outcomes == ["resized", "confirmed", "waitlisted", "reduced", "session_closed", "session_reopened", "cancelled"]
+    assert "place 1 in the waitlist" in said[2].stdout
+    refused = run("sessions", "reopen", str(session))
+    assert (refused.returncode, refused.stdout.startswith("session_cancelled")) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

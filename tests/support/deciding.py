@@ -9,10 +9,15 @@ from typing import Any
 from core.decide import State
 from core.model import (
     CANCEL,
+    CONFIGURE,
+    GROUP,
     REPLAY,
     RESERVE,
     CancelArguments,
     Command,
+    ConfigureArguments,
+    GroupArguments,
+    NoArguments,
     Reservation,
     ReserveArguments,
     Session,
@@ -40,6 +45,22 @@ def cancel(name: str, seq: int, session: int = 1, **fields: Any) -> Command:
     """Somebody cancels."""
     more = {key: fields.pop(key) for key in ("seats", "reservation_id") if key in fields}
     return command(CANCEL, CancelArguments(f"{name}@example.org", f"{name}@example.org", **more), seq, session, **fields)
+
+
+def group(seq: int, people: Iterable[tuple[str, int]], session: int = 1, **fields: Any) -> Command:
+    """People with so many seats each come together."""
+    arguments = GroupArguments(tuple(ReserveArguments(n.title(), f"{n}@example.org", f"{n}@example.org", s) for n, s in people))
+    return command(GROUP, arguments, seq, session, **fields)
+
+
+def configure(seq: int, session: int = 1, accepted_at: int | None = None, **settings: Any) -> Command:
+    """The owner changes settings."""
+    return command(CONFIGURE, ConfigureArguments(**settings), seq, session, accepted_at=accepted_at or NOW + seq)
+
+
+def turn(kind: str, seq: int, session: int = 1) -> Command:
+    """Close, reopen or cancel the session."""
+    return command(kind, NoArguments(), seq, session)
 
 
 def replay(seq: int, session: int = 1) -> Command:

@@ -12,7 +12,7 @@ from typing import Any
 from core import validation
 from core.bootstrap import WorkerServices, worker_services
 from core.mailbox import Door, Receipt, connect_async, key
-from core.model import CANCEL, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
+from core.model import CANCEL, REDUCED, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries
 from core.service import Submit
@@ -106,12 +106,19 @@ class Driver:
         view = self.queries.session(session)
         if view is None:
             return False
-        await self.projections.put_head(view.decided() if hasattr(view, "decided") else view.head())
+        await self.projections.put_head(view.decided())
         return True
 
     def job(self, job_id: str) -> Job | None:
-        """A job as the API reads it: from Redis, else from the ledger."""
-        return self._loop.run_until_complete(self.projections.job(job_id)) or self.queries.job(job_id)
+        """A job as the API reads it: from Redis, else from the ledger; see ApiServices.as_it_counts."""
+        job = self._loop.run_until_complete(self.projections.job(job_id)) or self.queries.job(job_id)
+        if job is None or (job.outcome != REDUCED and not self._in_cancelled_session(job)):
+            return job
+        return self.queries.job(job_id)
+
+    def _in_cancelled_session(self, job: Job) -> bool:
+        view = self.queries.session(job.session_id)
+        return view is not None and view.cancelled_at is not None
 
     def outcomes(self, receipts: Iterable[Receipt]) -> list[str | None]:
         """What became of commands, in their order."""

@@ -39,9 +39,18 @@ class Api(httpx.Client):
         """Reserve, and wait for the outcome unless `wait` is None."""
         return self._command(session, "reserve", who or person(), wait, headers)
 
-    def cancel(self, session: int, email: str, wait: int | None = 20, **headers: str) -> httpx.Response:
+    def cancel(self, session: int, email: str, wait: int | None = 20, seats: int | None = None, **headers: str) -> httpx.Response:
         """Cancel, and wait for the outcome unless `wait` is None."""
-        return self._command(session, "cancel", {"email": email}, wait, headers)
+        body = {"email": email} if seats is None else {"email": email, "seats": seats}
+        return self._command(session, "cancel", body, wait, headers)
+
+    def turn(self, session: int, kind: str) -> httpx.Response:
+        """close, reopen or cancel-session, and wait for the outcome."""
+        return self._command(session, kind, {}, 20, {})
+
+    def configure(self, session: int, **settings: Any) -> httpx.Response:
+        """Change settings, and wait for the outcome."""
+        return self.patch(f"/api/sessions/{session}/", json=settings, headers={"Prefer": "wait=20"})
 
     def job(self, job_id: str, **headers: str) -> dict[str, Any]:
         """A job."""

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from core.decide import State, decide
+from core.errors import DecisionInterrupted
 from core.model import Command, Reservation, Session
-from tests.support.deciding import NOW, cancel, held, replay, reserve, state
+from core.replay import complete
+from core.waitlist import Window
+from tests.support.deciding import NOW, cancel, configure, group, held, replay, reserve, state, turn
 
 
 class Scenario(NamedTuple):
@@ -97,6 +100,185 @@ SCENARIOS = [
         ["quarantined", "cancelled"],
         0,
     ),
+    # Windows: by the moment of acceptance, in their precedence.
+    Scenario(
+        "closed by time before not open",
+        Session(1, 1, opens_at=NOW + 99, closes_at=NOW - 1),
+        [],
+        [reserve("ana", 1)],
+        ["closed"],
+        0,
+    ),
+    Scenario(
+        "not open before started", Session(1, 1, opens_at=NOW + 99, start_time=NOW), [], [reserve("ana", 1)], ["not_open"], 0
+    ),
+    Scenario("started before duplicate", full(start_time=NOW), [held("ana")], [reserve("ana", 1)], ["started"], 1),
+    Scenario("a started session gives nothing back", full(start_time=NOW), [held("ana")], [cancel("ana", 1)], ["started"], 1),
+    Scenario("one not open gives back", full(opens_at=NOW + 99), [held("ana")], [cancel("ana", 1)], ["cancelled"], 0),
+    Scenario(
+        "open from its moment on",
+        Session(1, 9, opens_at=NOW + 2),
+        [],
+        [reserve("a", 1), reserve("b", 2)],
+        ["not_open", "confirmed"],
+        1,
+    ),
+    Scenario(
+        "closed from its moment on",
+        Session(1, 9, closes_at=NOW + 2),
+        [],
+        [reserve("a", 1), reserve("b", 2)],
+        ["confirmed", "closed"],
+        1,
+    ),
+    # Seats.
+    Scenario(
+        "duplicate before too many seats",
+        full(max_seats_per_reservation=1),
+        [held("ana")],
+        [reserve("ana", 1, seats=2)],
+        ["duplicate"],
+        1,
+    ),
+    Scenario(
+        "too many seats before sold out",
+        full(max_seats_per_reservation=1),
+        [held("ana")],
+        [reserve("bo", 1, seats=2)],
+        ["too_many_seats"],
+        1,
+    ),
+    Scenario(
+        "some seats back",
+        Session(1, 3, 3),
+        [held("ana", seats=3)],
+        [cancel("ana", 1, seats=2), reserve("bo", 2, seats=2)],
+        ["reduced", "confirmed"],
+        3,
+    ),
+    Scenario(
+        "more back than are held", Session(1, 3, 2), [held("ana", seats=2)], [cancel("ana", 1, seats=3)], ["too_many_seats"], 2
+    ),
+    Scenario(
+        "all seats back is a cancel", Session(1, 3, 2), [held("ana", seats=2)], [cancel("ana", 1, seats=2)], ["cancelled"], 0
+    ),
+    Scenario(
+        "another reservation of the same person", full(), [held("ana")], [cancel("ana", 1, reservation_id=7)], ["not_found"], 1
+    ),
+    # The waitlist.
+    Scenario(
+        "who waits goes first, and nobody overtakes",
+        full(waitlist_capacity=2),
+        [held("ana")],
+        [reserve("bo", 1), reserve("cy", 2), reserve("dee", 3), cancel("ana", 4), reserve("eve", 5), cancel("bo", 6)],
+        ["waitlisted", "waitlisted", "sold_out", "cancelled", "waitlisted", "cancelled"],
+        1,
+    ),
+    Scenario(
+        "in a strict house a small party does not pass a large one",
+        Session(1, 3, 3, waitlist_capacity=9),
+        [held("ana", seats=3)],
+        [reserve("bo", 1, seats=3), reserve("cy", 2), cancel("ana", 3, seats=1), reserve("dee", 4), cancel("bo", 5)],
+        ["waitlisted", "waitlisted", "reduced", "waitlisted", "cancelled"],
+        3,
+    ),
+    Scenario(
+        "in a filling house it does",
+        Session(1, 3, 3, waitlist_capacity=9, waitlist_policy="fill"),
+        [held("ana", seats=3)],
+        [reserve("bo", 1, seats=3), reserve("cy", 2), cancel("ana", 3, seats=2), reserve("dee", 4)],
+        ["waitlisted", "waitlisted", "reduced", "confirmed"],
+        3,
+    ),
+    Scenario(
+        "who waits with fewer seats than before may fit",
+        Session(1, 3, 3, waitlist_capacity=9),
+        [held("ana", seats=3)],
+        [reserve("bo", 1, seats=2), reserve("cy", 2), cancel("ana", 3, seats=1), cancel("bo", 4, seats=1)],
+        ["waitlisted", "waitlisted", "reduced", "reduced"],
+        3,
+    ),
+    Scenario(
+        "a party larger than the house does not wait",
+        Session(1, 2, waitlist_capacity=9),
+        [],
+        [reserve("ana", 1, seats=3)],
+        ["sold_out"],
+        0,
+    ),
+    # Groups.
+    Scenario(
+        "all or none",
+        Session(1, 3),
+        [],
+        [group(1, [("a", 2), ("b", 2)]), group(2, [("a", 2), ("b", 1)])],
+        ["sold_out", "confirmed"],
+        3,
+    ),
+    Scenario("the same person twice", Session(1, 9), [], [group(1, [("a", 1), ("a", 1)])], ["duplicate"], 0),
+    Scenario(
+        "a group does not overtake either", Session(1, 5, 3, 1, waitlist_capacity=9), [], [group(1, [("a", 1)])], ["sold_out"], 3
+    ),
+    # Settings.
+    Scenario("below what is taken", Session(1, 3, 3), [held("ana", seats=3)], [configure(1, capacity=2)], ["below_reserved"], 3),
+    Scenario(
+        "below before bad times",
+        Session(1, 3, 3),
+        [held("ana", seats=3)],
+        [configure(1, capacity=2, start_time=5, end_time=4)],
+        ["below_reserved"],
+        3,
+    ),
+    Scenario("bad times", Session(1, 3, start_time=NOW + 9), [], [configure(1, end_time=NOW + 9)], ["bad_times"], 0),
+    Scenario(
+        "too many moves",
+        Session(1, 60_000, 60_000),
+        [],
+        [configure(1, capacity=0, on_shrink="waitlist")],
+        ["too_many_moves"],
+        60_000,
+    ),
+    Scenario(
+        "nothing is changed of what is refused",
+        Session(1, 3, 3),
+        [held("a", seats=3)],
+        [configure(1, capacity=2, waitlist_capacity=9), reserve("b", 2)],
+        ["below_reserved", "sold_out"],
+        3,
+    ),
+    Scenario(
+        "a setting",
+        Session(1, 3),
+        [],
+        [configure(1, max_seats_per_reservation=1), reserve("a", 2, seats=2)],
+        ["configured", "too_many_seats"],
+        0,
+    ),
+    # Turns.
+    Scenario(
+        "closed, reopened",
+        Session(1, 3),
+        [],
+        [turn("close", 1), reserve("a", 2), turn("reopen", 3), reserve("a", 4)],
+        ["session_closed", "closed", "session_reopened", "confirmed"],
+        1,
+    ),
+    Scenario(
+        "cancelled for good",
+        full(waitlist_capacity=9),
+        [held("a")],
+        [
+            reserve("b", 1),
+            turn("cancel_session", 2),
+            reserve("c", 3),
+            cancel("a", 4),
+            turn("reopen", 5),
+            configure(6, capacity=9),
+            turn("cancel_session", 7),
+        ],
+        ["waitlisted", "cancelled"] + ["session_cancelled"] * 5,
+        0,
+    ),
 ]
 
 
@@ -104,7 +286,7 @@ SCENARIOS = [
 def test_scenario(scenario: Scenario) -> None:
     before = state(scenario.session, live=scenario.live)
     kept = copy.deepcopy(before)
-    decision = decide(before, scenario.commands)
+    decision = decide(complete(before, scenario.commands), scenario.commands)
     after = decision.sessions[1]
     assert [verdict.outcome for verdict in decision.verdicts] == scenario.outcomes
     assert after.reserved == scenario.reserved
@@ -160,3 +342,46 @@ def test_a_command_for_a_session_that_was_not_loaded_is_an_error_and_no_refusal(
 
 def vars_of(value: Any) -> list[Any]:
     return [getattr(value, name) for name in value.__struct_fields__]
+
+
+def promoted_in(decision: Any) -> list[tuple[str, int, int]]:
+    return [tuple(vars_of(effect)) for verdict in decision.verdicts for effect in verdict.effects]
+
+
+def test_one_command_may_have_many_effects_and_names_them_all() -> None:
+    ana = held("ana", seats=2)
+    commands = [reserve("bo", 1), reserve("cy", 2), cancel("ana", 3)]
+    before = state(Session(1, capacity=2, reserved=2, waitlist_capacity=9), live=[ana])
+    decision = decide(complete(before, commands), commands)
+    bo, cy = (command.position for command in commands[:2])
+    effects = [tuple(vars_of(effect)) for effect in decision.verdicts[2].effects]
+    assert effects == [("cancelled", ana.id, 2), ("promoted", bo, 1), ("promoted", cy, 1)]
+    assert [(row.status, row.rank) for row in decision.inserted] == [("confirmed", None)] * 2
+
+
+def test_those_who_are_sent_back_keep_their_order_before_all_who_waited() -> None:
+    commands = [reserve(name, seq) for seq, name in enumerate("abcd", 1)]
+    commands += [configure(5, capacity=1, on_shrink="waitlist")]
+    before = state(Session(1, capacity=3, waitlist_capacity=9))
+    decision = decide(complete(before, commands), commands)
+    rows = sorted((row for row in decision.inserted if row.status == "waitlisted"), key=lambda row: row.rank)
+    assert [row.name for row in rows] == ["B", "C", "D"]
+    assert [effect.kind for effect in decision.verdicts[4].effects] == ["demoted", "demoted"]
+    assert decision.configured == (decision.sessions[1],)
+
+
+def test_cancelling_a_session_touches_no_reservation() -> None:
+    before = state(Session(1, capacity=1000, reserved=999), live=[held(f"guest{n}") for n in range(999)])
+    decision = decide(before, [turn("cancel_session", 1)])
+    assert (decision.inserted, decision.updated) == ((), ())
+    assert promoted_in(decision) == [("all_cancelled", 0, 999)]
+    after = decision.sessions[1]
+    assert (after.reserved, after.waiting, after.state) == (0, 0, "cancelled")
+
+
+def test_a_window_that_is_too_small_is_noticed_and_nobody_passes() -> None:
+    waiting = held("bo", status="waitlisted", rank=5)
+    before = state(Session(1, capacity=2, reserved=2, waiting=3, waitlist_capacity=9), live=[held("ana", seats=2)])
+    before.waitlists = {1: Window((waiting,), {1: 5})}  # there are more, which were not loaded
+    with pytest.raises(DecisionInterrupted):
+        decide(before, [cancel("ana", 1)])

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.decide import Known, number
 from core.model import Command, replay_id
+from core.numbering import Known, number
 from tests.support.deciding import reserve
 
 

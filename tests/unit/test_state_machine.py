@@ -1,63 +1,150 @@
-"""Long random histories: core/decide.py, in batches of any size, against the second model, one command at a time."""
+"""Long random histories: core/decide.py, in batches of any size, against the second model, one command at a time.
+
+Batches are decided twice: with all there is to know, and with the windows that the drain would load, which must be enough.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from core.decide import State, decide, evolve
-from core.model import Command, Session
-from tests.support.deciding import NOW, cancel, replay, reserve
+from core.decide import State, decide, may_demote, newest_confirmed
+from core.model import CANCEL_SESSION, CLOSE, REOPEN, WAITLISTED, Command, Session
+from core.replay import complete, evolve
+from core.service import _waitlist_needs
+from core.waitlist import Window
+from tests.support.deciding import NOW, cancel, configure, group, replay, reserve, turn
 from tests.unit.model import ModelSession
 
-PEOPLE = ["ana", "bo", "cy", "dee", "eve"]
+PEOPLE = ["ana", "bo", "cy", "dee", "eve", "fay", "gus", "hal"]
 SESSIONS = [1, 2]
+SEATS = st.integers(1, 4)
+TIMES = st.none() | st.integers(NOW, NOW + 60)
+session_ids = st.sampled_from(SESSIONS)
+people = st.sampled_from(PEOPLE)
+
+NAMES = {
+    "capacity": "capacity",
+    "waitlist_capacity": "queue_limit",
+    "waitlist_policy": "passing",
+    "max_seats_per_reservation": "most_seats",
+    "opens_at": "opens",
+    "closes_at": "closes",
+    "start_time": "starts",
+    "end_time": "ends",
+}
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "capacity": st.integers(0, 8),
+        "waitlist_capacity": st.integers(0, 5),
+        "waitlist_policy": st.sampled_from(["strict", "fill"]),
+        "max_seats_per_reservation": st.integers(1, 4),
+        "opens_at": TIMES,
+        "closes_at": TIMES,
+        "start_time": st.integers(NOW + 20, NOW + 200),
+        "end_time": st.integers(NOW + 20, NOW + 250),
+    },
+)
+
+
+def as_loaded(state: State, commands: list[Command]) -> State:
+    """The state as the drain loads it from Postgres: of each waitlist only as much as the batch may reach."""
+    live = {key: row for key, row in state.live.items() if any(key[0] == c.session_id for c in commands)}
+    windows: dict[int, Window] = {}
+    for need in _waitlist_needs(state.sessions, live, commands):
+        rows = sorted(
+            (r for r in live.values() if r.session_id == need.session_id and r.status == WAITLISTED), key=lambda r: r.rank
+        )
+        loaded = [row for i, row in enumerate(rows) if sum(r.seats == row.seats for r in rows[:i]) < need.limit(row.seats)]
+        windows[need.session_id] = need.window(loaded)
+    newest = {
+        c.session_id: newest_confirmed(r for r in live.values() if r.session_id == c.session_id)
+        for c in commands
+        if may_demote(c)
+    }
+    return State(state.sessions, live, windows, newest)
 
 
 class Histories(RuleBasedStateMachine):
     """Commands are queued by rules, and decided together whenever `apply` comes."""
 
-    @initialize(capacities=st.tuples(*(st.integers(0, 6) for _ in SESSIONS)))
-    def begin(self, capacities: tuple[int, ...]) -> None:
-        self.models = {session: ModelSession(capacity) for session, capacity in zip(SESSIONS, capacities, strict=True)}
-        self.state = State({s: Session(s, capacity=m.capacity) for s, m in self.models.items()}, {})
+    @initialize(sizes=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.booleans()), min_size=2, max_size=2))
+    def begin(self, sizes: list[tuple[int, int, bool]]) -> None:
+        self.models = {s: ModelSession(*size) for s, size in zip(SESSIONS, sizes, strict=True)}
+        self.state = State(
+            {
+                s: Session(s, m.capacity, waitlist_capacity=m.queue_limit, waitlist_policy="fill" if m.passing else "strict")
+                for s, m in self.models.items()
+            },
+            {},
+        )
         self.queue: list[Command] = []
         self.expected: list[str] = []
         self.seqs = dict.fromkeys(SESSIONS, 0)
 
-    def next_seq(self, session: int) -> int:
+    def next(self, session: int) -> tuple[ModelSession, int, int]:
+        """The model, the next seq, and the moment of its acceptance."""
         self.seqs[session] += 1
-        return self.seqs[session]
+        return self.models[session], self.seqs[session], NOW + self.seqs[session]
 
-    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(PEOPLE), seats=st.integers(1, 4))
+    def comes(self, command: Command, expected: str) -> None:
+        self.queue.append(command)
+        self.expected.append(expected)
+
+    @rule(session=session_ids, name=people, seats=SEATS)
     def reserves(self, session: int, name: str, seats: int) -> None:
-        seq = self.next_seq(session)
-        self.queue.append(reserve(name, seq, session, seats))
-        self.expected.append(self.models[session].reserve(seq, name, seats))
+        model, seq, now = self.next(session)
+        self.comes(reserve(name, seq, session, seats), model.reserve(seq, now, name, seats))
 
-    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(PEOPLE))
-    def cancels(self, session: int, name: str) -> None:
-        seq = self.next_seq(session)
-        self.queue.append(cancel(name, seq, session))
-        self.expected.append(self.models[session].cancel(seq, name))
+    @rule(session=session_ids, party=st.lists(st.tuples(people, SEATS), min_size=1, max_size=3))
+    def come_together(self, session: int, party: list[tuple[str, int]]) -> None:
+        model, seq, now = self.next(session)
+        self.comes(group(seq, party, session), model.group(seq, now, party))
 
-    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(PEOPLE))
-    def is_quarantined(self, session: int, name: str) -> None:
-        seq = self.next_seq(session)
-        self.queue.append(reserve(name, seq, session, quarantined=True))
-        self.expected.append(self.models[session].nothing(seq, "quarantined"))
+    @rule(session=session_ids, name=people, seats=st.none() | SEATS)
+    def cancels(self, session: int, name: str, seats: int | None) -> None:
+        model, seq, now = self.next(session)
+        self.comes(cancel(name, seq, session, seats=seats), model.cancel(seq, now, name, seats))
 
-    @rule(session=st.sampled_from(SESSIONS))
-    def is_replayed(self, session: int) -> None:
-        seq = self.next_seq(session)
-        self.queue.append(replay(seq, session))
-        self.expected.append(self.models[session].nothing(seq, "replayed"))
+    @rule(session=session_ids, changes=CHANGES, send_out=st.booleans())
+    def is_configured(self, session: int, changes: dict[str, Any], send_out: bool) -> None:
+        model, seq, _ = self.next(session)
+        wish = {NAMES[name]: (value == "fill" if name == "waitlist_policy" else value) for name, value in changes.items()}
+        command = configure(seq, session, **changes, on_shrink="waitlist" if send_out else "refuse")
+        self.comes(command, model.configure(seq, wish, send_out))
+        if may_demote(command) and len(self.queue) > 1:  # the drain gives it a batch of its own, and so do we
+            last, told = self.queue.pop(), self.expected.pop()
+            self.apply()
+            self.queue, self.expected = [last], [told]
+        self.apply()
+
+    @rule(session=session_ids, kind=st.sampled_from([CLOSE, REOPEN, REOPEN]))
+    def is_closed_or_reopened(self, session: int, kind: str) -> None:
+        model, seq, _ = self.next(session)
+        self.comes(turn(kind, seq, session), model.close(seq) if kind == CLOSE else model.reopen(seq))
+
+    @rule(session=session_ids, really=st.integers(0, 15))
+    def is_called_off(self, session: int, really: int) -> None:
+        if really:  # seldom, because little happens afterwards
+            return
+        model, seq, _ = self.next(session)
+        self.comes(turn(CANCEL_SESSION, seq, session), model.call_off(seq))
+
+    @rule(session=session_ids, name=people, quarantined=st.booleans())
+    def holds_a_place_only(self, session: int, name: str, quarantined: bool) -> None:
+        model, seq, _ = self.next(session)
+        command = cancel(name, seq, session, quarantined=True) if quarantined else replay(seq, session)
+        self.comes(command, model.nothing(seq, "quarantined" if quarantined else "replayed"))
 
     @rule()
     def apply(self) -> None:
-        decision = decide(self.state, self.queue)
+        decision = decide(complete(self.state, self.queue), self.queue)
         assert [verdict.outcome for verdict in decision.verdicts] == self.expected
+        assert decide(as_loaded(self.state, self.queue), self.queue) == decision
         evolve(self.state, decision)
         self.queue, self.expected = [], []
 
@@ -68,10 +155,12 @@ class Histories(RuleBasedStateMachine):
         for session, model in self.models.items():
             row = self.state.sessions[session]
             assert 0 <= row.reserved <= row.capacity
-            assert (row.reserved, row.last_seq) == (model.taken(), model.last_seq)
+            assert (row.capacity - row.reserved, row.waiting, row.last_seq) == (model.free(), len(model.queue), model.last_seq)
             live = [r for (s, _), r in self.state.live.items() if s == session]
-            assert sorted((r.name.lower(), r.seats, r.seq) for r in live) == sorted((g.key, g.seats, g.seq) for g in model.guests)
-            assert all(r.created_at == NOW + r.seq for r in live)
+            inside = sorted((r.name.lower(), r.seats, r.seq) for r in live if r.status != WAITLISTED)
+            assert inside == sorted((g.key, g.seats, g.seq) for g in model.inside)
+            waiting = sorted((r for r in live if r.status == WAITLISTED), key=lambda r: (r.rank, r.id))
+            assert [(r.name.lower(), r.seats, r.seq) for r in waiting] == [(g.key, g.seats, g.seq) for g in model.queue]
 
     def teardown(self) -> None:
         if hasattr(self, "state"):
@@ -81,5 +170,5 @@ class Histories(RuleBasedStateMachine):
 
 TestHistories = Histories.TestCase
 TestHistories.settings = settings(
-    max_examples=500, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=500, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

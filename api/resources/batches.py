@@ -1,0 +1,107 @@
+"""Batches: many commands in one request, each a job of its own; or one command for several people, all or none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import falcon.asgi
+import msgspec
+
+from api.errors import MissingIdempotencyKey
+from api.messages import language
+from api.requests import batch_id, idempotency_key, preferred_wait
+from api.resources.commands import OPEN_CLIENT, RETRY_AFTER_SECONDS
+from api.schemas import BATCH_BYTES, BatchBody, batch_commands, job_answer, read_body, when
+from core import telemetry
+from core.batches import Wanted
+from core.bootstrap import ApiServices
+from core.errors import UnknownBatch
+from core.model import GROUP, GroupArguments, Job
+from core.queries import BatchView
+
+
+class Batches:
+    """What both resources share."""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+
+    async def answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, view: BatchView) -> None:
+        """Render a batch with its jobs as they are; wait for the last outcome first, if that is preferred."""
+        services, wait_seconds = self._services, preferred_wait(req)
+        jobs = await services.jobs(view.job_ids)
+        if wait_seconds:
+            jobs = await self._waited(jobs, wait_seconds)
+        done = all(job is not None and job.outcome is not None for job in jobs)
+        if wait_seconds and done:
+            resp.set_header("Preference-Applied", f"wait={wait_seconds}")
+        if not done:
+            resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
+        resp.set_header("Vary", "Prefer, Accept-Language")
+        shown = [None if job is None else await self._shown(job, language(req)) for job in jobs]
+        body = {
+            "id": view.id,
+            "atomic": view.atomic,
+            "status": "done" if done else "queued",
+            "created_at": when(view.created_at),
+            "jobs": shown,
+        }
+        resp.data = msgspec.json.encode(body)
+
+    async def _shown(self, job: Job, spoken: str) -> Any:
+        return job_answer(await self._services.as_it_counts(job), self._services.manage_token, spoken)
+
+    async def _waited(self, jobs: list[Job | None], wait_seconds: int) -> list[Job | None]:
+        until = time.monotonic() + wait_seconds
+
+        async def one(job: Job | None) -> Job | None:
+            if job is None or job.outcome is not None:
+                return job
+            with self._services.followers.waiter(job.id) as waiter:
+                again = await self._services.job(job.id)  # it may have been decided before we waited
+                if again is not None and again.outcome is not None:
+                    return again
+                return await waiter.outcome(max(0.0, until - time.monotonic())) or job
+
+        return list(await asyncio.gather(*map(one, jobs)))
+
+
+class BatchCollection(Batches):
+    """POST /api/batches/"""
+
+    async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """Accept all commands of a batch, or none of them."""
+        services = self._services
+        key = idempotency_key(req)
+        if key is None:
+            raise MissingIdempotencyKey
+        body = await read_body(req, BatchBody, BATCH_BYTES)
+        wanted = batch_commands(body)
+        if body.atomic:
+            people = tuple([one.arguments for one in wanted])
+            wanted = [Wanted(GROUP, wanted[0].session_id, GroupArguments(people))]  # type: ignore[arg-type]
+        receipt = await services.submit_batch(wanted, OPEN_CLIENT, key, body.atomic)
+        if not receipt.known:
+            for one in wanted:
+                telemetry.ACCEPTED.labels(one.kind).inc()
+        view = await services.in_thread(services.queries.batch, receipt.id)
+        resp.set_header("Location", f"/api/batches/{receipt.id}")
+        if receipt.known:
+            resp.set_header("Idempotency-Replayed", "true")
+        await self.answer(req, resp, view)
+        resp.status = 202 if resp.get_header("Preference-Applied") is None else 200
+
+
+class BatchItem(Batches):
+    """GET /api/batches/{batch}"""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, batch: str) -> None:
+        """The batch with its jobs."""
+        services = self._services
+        view = await services.in_thread(services.queries.batch, batch_id(batch))
+        if view is None:
+            raise UnknownBatch
+        resp.set_header("Cache-Control", "no-store")
+        await self.answer(req, resp, view)
