@@ -64,6 +64,6 @@ def reach(name: str, subject: str | None = None) -> None:
         return
     point.countdown -= 1
     if point.countdown == 0:
-        point.action()
         if point.subject is not None:
-            point.countdown = 1
+            point.countdown = 1  # before the action, which may raise
+        point.action()

@@ -5,6 +5,7 @@ The Lua scripts under core/lua own the keys and are atomic; this module packs th
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from redis.retry import Retry
 from core.crashpoints import reach
 from core.errors import QueueFull, Unavailable, UnknownSession
 from core.grouping import Grouped
-from core.model import ARGUMENTS_OF, JOB_FORMAT, Arguments, Command, Job, Session, partition_of_job
+from core.model import ARGUMENTS_OF, JOB_FORMAT, SEATS_MAX, Arguments, Command, GroupArguments, Job, Session, partition_of_job
 
 ENTRY_FORMAT = 1
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
@@ -149,6 +150,9 @@ def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerp
     return msgspec.msgpack.encode(Posted(ENTRY_FORMAT, kind, session_id, job_id, client, fingerprint, raw))
 
 
+LARGEST = 2**63 - 1
+_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+
 _posted = msgspec.msgpack.Decoder(Posted)
 _arguments = {kind: msgspec.msgpack.Decoder(shape) for kind, shape in ARGUMENTS_OF.items()}
 
@@ -162,13 +166,27 @@ def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadab
             raise ValueError(f"entry format {posted.format} is not known here")
         arguments = _arguments[posted.kind].decode(posted.arguments)
         accepted_at = int(stream_id.partition("-")[0])
-        partition_of_job(posted.job_id, 1)
+        _check_storable(seq, posted, arguments)
     except (KeyError, ValueError, msgspec.MsgspecError) as exc:
         return Unreadable(stream_id, f"{type(exc).__name__}: {exc}", repr(fields).encode())
-    command = Command(
-        posted.job_id, posted.session_id, seq, posted.kind, arguments, posted.client, posted.body_hash, accepted_at
-    )
+    command = Command(posted.job_id, posted.session_id, seq, posted.kind, arguments, posted.client, posted.body_hash, accepted_at)
     return Entry(stream_id, command)
+
+
+def _check_storable(seq: int, posted: Posted, arguments: Arguments) -> None:
+    """What no table could hold would fail every batch it is in, even as a quarantined command. Raises ValueError."""
+    if not _JOB_ID.fullmatch(posted.job_id):
+        raise ValueError("its job id is none")
+    if not (0 < seq <= LARGEST and 0 < posted.session_id <= LARGEST):
+        raise ValueError("a number is out of range")
+    if not (posted.client.isprintable() and posted.body_hash.isprintable()):
+        raise ValueError("client or fingerprint has a control character")
+    people = arguments.people if isinstance(arguments, GroupArguments) else (arguments,)
+    for person in people:
+        if any(isinstance(text, str) and "\0" in text for text in msgspec.structs.astuple(person)):
+            raise ValueError("a text has a NUL")
+        if not 0 <= (getattr(person, "seats", None) or 0) <= SEATS_MAX:
+            raise ValueError("so many seats there cannot be")
 
 
 def encode_job(job: Job) -> bytes:

@@ -116,7 +116,7 @@ class Drain:
 
     def _batch(self, partition: int) -> tuple[int, int]:
         started = time.monotonic()
-        one_by_one = False
+        one_by_one: bool | None = None  # None: nothing was taken, so there is nothing to take back
         try:
             with self._store.batch(partition) as batch:
                 if batch is None:
@@ -129,7 +129,8 @@ class Drain:
                 applied = self._apply(batch, partition, taken)
                 reach("before_commit")
         except Unavailable:
-            self._mailbox.forgive(partition, one_by_one)
+            if one_by_one is not None:
+                self._mailbox.forgive(partition, one_by_one)
             raise
         reach("after_commit")
         news = applied.publication(self._measure(partition, applied.count, started), taken)

@@ -23,11 +23,19 @@ TIDY_ROWS = 2000  # of a cancelled session at a time: the other sessions' rows a
 
 
 def sweep(services: WorkerServices) -> int:
-    """Drain every partition whose oldest entry is too old. How many commands were dealt with."""
-    dealt_with = 0
+    """Drain every partition whose oldest entry is too old. How many commands were dealt with.
+
+    One that fails does not keep the others waiting: the last failure is raised after all had their turn.
+    """
+    dealt_with, failure = 0, None
     for partition, age_ms in enumerate(services.mailbox.ages_ms(services.settings.partitions)):
         if age_ms is not None and age_ms > TOO_OLD_MS:
-            dealt_with += services.drain(partition)
+            try:
+                dealt_with += services.drain(partition)
+            except Exception as exc:
+                failure = exc
+    if failure is not None:
+        raise failure
     return dealt_with
 
 

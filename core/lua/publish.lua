@@ -27,14 +27,27 @@ local removed = #entries > 0 and redis.call('XDEL', KEYS[1], unpack(entries)) or
 
 local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift)
   local key = prefix .. 's:' .. session
-  local head = redis.call('HMGET', key, 'v', 'q')
+  local head = redis.call('HMGET', key, 'v', 'q', 'o')
   if not head[1] then return false end
   local queued = head[2]
-  -- Redis numbers from an older state: bring it up by what this batch was renumbered, once, with the entries it concerns.
-  if removed > 0 and lift ~= '0' then queued = redis.call('HINCRBY', key, 'q', lift) end
+  -- Redis numbers from an older state: bring it up by what commands were renumbered. All those accepted before carry the same
+  -- difference, over however many batches; `o` remembers how much of it is done, until nothing waits
+  -- or commands come with the right numbers.
+  if removed > 0 then
+    local done = tonumber(head[3] or '0')
+    if tonumber(lift) > done then
+      queued = redis.call('HINCRBY', key, 'q', tonumber(lift) - done)
+      redis.call('HSET', key, 'o', lift)
+    elseif lift == '0' and done > 0 then
+      redis.call('HDEL', key, 'o')
+    end
+  end
   if tonumber(version) < tonumber(head[1]) then return false end
   redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting, 'l', places, 's', state)
-  if tonumber(queued) == tonumber(seq) then redis.call('EXPIRE', key, ARGV[2]) end
+  if tonumber(queued) == tonumber(seq) then
+    redis.call('EXPIRE', key, ARGV[2])
+    redis.call('HDEL', key, 'o')
+  end
   return true
 end
 

@@ -1,4 +1,4 @@
-"""A driver for each test of this folder."""
+"""A driver for each test of this folder, and no crash point armed after it."""
 
 from __future__ import annotations
 
@@ -16,4 +16,10 @@ def driver(deployment: Deployment) -> Iterator[Driver]:
     """A fresh deployment, driven by hand."""
     with Driver(deployment) as driver:
         yield driver
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    """What a test armed ends with it, also where it failed."""
+    yield
     crashpoints.disarm()

@@ -1,147 +1,154 @@
-"""Controls: each guard holds with the guards above it off, and with all of them off places really are sold twice.
+"""Controls: each guard holds with the guards before it off, and with all of them off places really are sold twice.
 
-The guards, from the outermost: the partition lock (order), the lock of the session's row, the ledger's key, the constraints
-of the tables. A test that passes with its guard off would prove nothing about the guard.
+A test that passes with its guard off would prove nothing about the guard.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
+import msgspec
 import psycopg2
 import pytest
+from sqlalchemy.exc import IntegrityError
 
-from core import crashpoints, store
+from core import crashpoints, service, store
+from core.decide import Decision, State, decide
 from core.mailbox import key
+from core.model import Command
 from tests.support.driving import Driver
+from tests.support.waiting import until
 
 NO_PARTITION_LOCK = "SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-ROOM = 1
+WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+# From the outermost: who comes first keeps the second one from even looking, from reading, from writing.
+GUARDS = ("partition lock", "row lock", "one live reservation a person", "ledger keys")
+DROP = {
+    "one live reservation a person": "DROP INDEX reservations_one_live_per_person",
+    "ledger keys": "ALTER TABLE jobs DROP CONSTRAINT jobs_pkey, DROP CONSTRAINT jobs_one_per_seq",
+    "constraint": "ALTER TABLE sessions DROP CONSTRAINT sessions_never_overbooked",
+}
+
+Take = Callable[..., None]
 
 
 @pytest.fixture
-def without_partition_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LOCK", NO_PARTITION_LOCK)
+def without(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Take:
+    """Takes guards away."""
+
+    def take(*guards: str) -> None:
+        for guard in guards:
+            if guard == "partition lock":
+                monkeypatch.setattr(store, "LOCK", NO_PARTITION_LOCK)
+            elif guard == "row lock":
+                assert "FOR UPDATE" in store.SESSIONS_FOR_UPDATE
+                monkeypatch.setattr(store, "SESSIONS_FOR_UPDATE", store.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", ""))
+            else:
+                driver.deployment.sql(DROP[guard])
+
+    return take
 
 
-@pytest.fixture
-def without_row_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SESSIONS_FOR_UPDATE", store.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", ""))
+def two_workers_meet(driver: Driver, session: int, meanwhile: Callable[[], None] = lambda: None) -> list[Exception]:
+    """One worker has decided and not yet committed; `meanwhile` happens, then another one drains as far as it gets.
 
-
-@pytest.fixture
-def without_ledger_key(driver: Driver) -> None:
-    driver.deployment.sql("ALTER TABLE jobs DROP CONSTRAINT jobs_pkey, DROP CONSTRAINT jobs_one_per_seq")
-
-
-@pytest.fixture
-def without_constraints(driver: Driver) -> None:
-    driver.deployment.sql("ALTER TABLE sessions DROP CONSTRAINT sessions_never_overbooked")
-
-
-def two_workers_meet(driver: Driver) -> tuple[int, list[BaseException]]:
-    """Two workers decide about different people after the same last place, each having read before the other wrote.
-
-    How many reservations are confirmed in the end, and what the workers failed with.
+    What the two failed with.
     """
-    session = driver.new_session(capacity=ROOM)
-    mailbox = key(driver.partition(session), "mailbox")
-    driver.reserve(session, "ana", "bo")
-    (first, second) = driver.redis.xrange(mailbox)
-    driver.redis.xdel(mailbox, second[0])  # the first worker sees only ana ...
-    errors: list[BaseException] = []
+    failures: list[Exception] = []
+
+    def drain(worker: Driver) -> None:
+        try:
+            worker.drain(driver.partition(session))
+        except Exception as exc:
+            failures.append(exc)
+
     with Driver(driver.deployment) as other:
-        meet = meeting(driver, other, first, second, errors)
-        crashpoints.arm("mid_transaction", meet)
-        attempt(driver, session, errors)
-        meet.thread.join(20)  # type: ignore[attr-defined]
-    confirmed = driver.deployment.sql("SELECT count(*) FROM reservations WHERE session_id = %s AND status = 'confirmed'", session)
-    return confirmed[0][0], errors
-
-
-def meeting(driver: Driver, other: Driver, first: tuple, second: tuple, errors: list[BaseException]) -> Callable[[], None]:
-    """While the first worker has decided but not committed, let the other one read, decide and try to write."""
-
-    def meet() -> None:
-        session = driver.deployment.sql("SELECT max(id) FROM sessions")[0][0]
-        mailbox = key(driver.partition(session), "mailbox")
-        driver.redis.xdel(mailbox, first[0])  # ... and the other one only bo
-        driver.redis.xadd(mailbox, second[1])
-        meet.thread = threading.Thread(target=attempt, args=(other, session, errors))  # type: ignore[attr-defined]
-        meet.thread.start()  # type: ignore[attr-defined]
-        meet.thread.join(1.0)  # type: ignore[attr-defined]  # long enough to read; with locks it waits for us
-
-    return meet
-
-
-def attempt(driver: Driver, session: int, errors: list[BaseException]) -> None:
-    try:
-        driver.drain(driver.partition(session))
-    except Exception as exc:
-        errors.append(exc)
-
-
-def test_with_all_guards_the_second_worker_leaves(driver: Driver) -> None:
-    confirmed, errors = two_workers_meet(driver)
-    assert (confirmed, errors) == (1, [])
-    driver.drain_all()
-    assert driver.deployment.sql("SELECT outcome FROM jobs WHERE seq > 0 ORDER BY seq") == [("confirmed",), ("sold_out",)]
-
-
-@pytest.mark.usefixtures("without_partition_lock")
-def test_without_the_partition_lock_the_row_lock_keeps_order_in_the_session(driver: Driver) -> None:
-    confirmed, errors = two_workers_meet(driver)
-    assert (confirmed, errors) == (1, [])
-    assert driver.deployment.sql("SELECT outcome FROM jobs WHERE seq > 0 ORDER BY seq") == [("confirmed",), ("sold_out",)]
-
-
-@pytest.mark.usefixtures("without_partition_lock", "without_row_lock", "without_constraints")
-def test_without_locks_and_constraint_the_last_place_is_sold_twice(driver: Driver) -> None:
-    confirmed, _ = two_workers_meet(driver)
-    assert confirmed == 2
-    assert driver.report().difference_count > 0
-
-
-def doubled(driver: Driver) -> tuple[int, list[BaseException]]:
-    """The same command in the mailbox of two workers at once. How often it is in the ledger."""
-    session = driver.new_session(capacity=10)
-    mailbox = key(driver.partition(session), "mailbox")
-    driver.reserve(session, "ana")
-    errors: list[BaseException] = []
-    with Driver(driver.deployment) as other:
-        threads: list[threading.Thread] = []
+        second = threading.Thread(target=drain, args=(other,))
 
         def meet() -> None:
-            threads.append(threading.Thread(target=attempt, args=(other, session, errors)))
-            threads[0].start()
-            threads[0].join(1.0)
+            meanwhile()
+            second.start()
+            until(lambda: not second.is_alive() or driver.deployment.sql(WAITING), 4, "the other one is done, or waits for us")
 
         crashpoints.arm("mid_transaction", meet)
-        attempt(driver, session, errors)
-        threads[0].join(20)
-    driver.redis.delete(mailbox)
-    return driver.deployment.sql("SELECT count(*) FROM jobs WHERE session_id = %s AND seq > 0", session)[0][0], errors
+        drain(driver)
+        second.join(20)
+    return failures
 
 
-@pytest.mark.usefixtures("without_partition_lock", "without_row_lock")
-def test_without_locks_the_ledgers_key_lets_a_command_in_once(driver: Driver) -> None:
-    count, errors = doubled(driver)
-    assert count == 1
-    assert all(isinstance(error, psycopg2.IntegrityError) for error in errors)
+def places_sold(driver: Driver, session: int) -> int:
+    rows = driver.deployment.sql("SELECT count(*) FROM reservations WHERE session_id = %s AND status = 'confirmed'", session)
+    return rows[0][0]
 
 
-@pytest.mark.usefixtures("without_partition_lock", "without_row_lock", "without_ledger_key")
-def test_without_the_ledgers_key_too_a_command_is_applied_twice(driver: Driver) -> None:
-    driver.deployment.sql(
-        "DROP INDEX reservations_one_live_per_person; ALTER TABLE reservations DROP CONSTRAINT reservations_pkey"
-    )
-    count, _ = doubled(driver)
-    assert count == 2
+@pytest.mark.parametrize("off", range(len(GUARDS)), ids=lambda off: f"without {', '.join(GUARDS[:off]) or 'nothing'}")
+def test_two_workers_on_the_same_commands_sell_the_last_place_once(driver: Driver, without: Take, off: int) -> None:
+    without(*GUARDS[:off])
+    session = driver.new_session(capacity=1)
+    receipts = driver.reserve(session, "ana", "bo")
+    failures = two_workers_meet(driver, session)
+    # With the partition lock the second worker leaves; without it, a guard further in costs one of them its batch.
+    assert len(failures) == (1 if off else 0)
+    assert all(isinstance(failure, (IntegrityError, psycopg2.IntegrityError)) for failure in failures)
+    driver.drain_all()
+    assert places_sold(driver, session) == 1
+    assert driver.outcomes(receipts) == ["confirmed", "sold_out"]
+    driver.check(receipts)
+
+
+def test_two_workers_on_the_same_commands_sell_the_last_place_twice_without_any_guard(driver: Driver, without: Take) -> None:
+    without(*GUARDS)
+    session = driver.new_session(capacity=1)
+    driver.reserve(session, "ana", "bo")
+    assert two_workers_meet(driver, session) == []
+    assert places_sold(driver, session) == 2
+    assert driver.deployment.sql("SELECT count(*) FROM jobs WHERE session_id = %s AND seq > 0", session) == [(4,)]
     assert driver.report().difference_count > 0
 
 
-def test_the_constraint_alone_refuses_an_overbooked_row(driver: Driver) -> None:
+@pytest.mark.parametrize("locked", [True, False], ids=["with the row lock", "without"])
+def test_two_workers_on_different_commands_are_kept_apart_by_the_row_lock(
+    driver: Driver, without: Take, monkeypatch: pytest.MonkeyPatch, locked: bool
+) -> None:
+    monkeypatch.setattr(service, "DRAIN_SECONDS", -1.0)  # a batch a turn: the first worker leaves bo to the other one
+    without("partition lock", *(() if locked else ("row lock",)))
     session = driver.new_session(capacity=1)
-    with pytest.raises(Exception, match="sessions_never_overbooked"):
-        driver.deployment.sql("UPDATE sessions SET reserved = 2 WHERE id = %s", session)
+    mailbox = key(driver.partition(session), "mailbox")
+    driver.reserve(session, "ana", "bo")
+    (first, _), (second, bo) = driver.redis.xrange(mailbox)
+    driver.redis.xdel(mailbox, second)  # one worker sees only ana ...
+
+    def turn() -> None:
+        driver.redis.xdel(mailbox, first)  # ... the other one only bo: no key of the ledger can tell
+        driver.redis.xadd(mailbox, bo)
+
+    failures = two_workers_meet(driver, session, turn)
+    assert failures == []
+    assert places_sold(driver, session) == (1 if locked else 2)
+    assert (driver.report().differences == []) is locked
+
+
+@pytest.mark.parametrize("constrained", [True, False], ids=["with the constraint", "without"])
+def test_a_decision_that_counts_wrong_is_stopped_by_the_constraint(
+    driver: Driver, without: Take, monkeypatch: pytest.MonkeyPatch, constrained: bool
+) -> None:
+    if not constrained:
+        without("constraint")
+    monkeypatch.setattr(service, "decide", decide_with_a_place_too_many)
+    session = driver.new_session(capacity=1)
+    receipts = driver.reserve(session, "ana", "bo")
+    failures = driver.drain_through_failures(session)
+    assert (failures > 0) is constrained
+    assert places_sold(driver, session) == (1 if constrained else 2)
+    assert driver.outcomes(receipts) == ["confirmed", "quarantined" if constrained else "confirmed"]
+    assert (driver.report().differences == []) is constrained
+
+
+def decide_with_a_place_too_many(state: State, commands: list[Command]) -> Decision:
+    roomier = {s.id: msgspec.structs.replace(s, capacity=s.capacity + 1) for s in state.sessions.values()}
+    decision = decide(State(roomier, state.live), commands)
+    sessions = {s.id: msgspec.structs.replace(s, capacity=s.capacity - 1) for s in decision.sessions.values()}
+    return replace(decision, sessions=sessions)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from functools import partial
 
-from core.mailbox import key
-from tests.support.driving import Driver
+from core.mailbox import connect, key
+from core.model import partition_of_session
+from ops import verify
+from tests.support.driving import Driver, together
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 
@@ -14,14 +17,56 @@ def test_a_key_raced_from_sixteen_threads_is_one_job(live_api: Stack) -> None:
     ana = person()
     with Api(live_api.url) as api:
         session = api.new_session(capacity=50)
-        with ThreadPoolExecutor(16) as threads:
-            answers = list(threads.map(lambda _: api.reserve(session, ana, wait=None, Idempotency_Key="raced-0001"), range(16)))
+        answers = together(*[lambda: api.reserve(session, ana, wait=None, Idempotency_Key="raced-0001")] * 16)
         jobs = [answer.json() for answer in answers]
         assert {answer.status_code for answer in answers} == {202}
         assert len({(job["id"], job["seq"], job["accepted_at"]) for job in jobs}) == 1
         assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
         assert api.job(jobs[0]["id"], Prefer="wait=20")["outcome"] == "confirmed"
         assert api.get(f"/api/sessions/{session}/").json()["last_seq"] == 1
+
+
+def test_a_key_raced_again_after_its_job_key_expired_is_still_that_job(live_api: Stack) -> None:
+    ana = person()
+    with Api(live_api.url) as api:
+        session = api.new_session(capacity=50)
+        first = api.reserve(session, ana, Idempotency_Key="raced-0002").json()
+        name = key(partition_of_session(session, 16), f"job:{first['id']}")
+        assert connect(live_api.redis_url).delete(name) == 1  # as its expiry does
+        answers = together(*[lambda: api.reserve(session, ana, Idempotency_Key="raced-0002")] * 16)
+        assert {answer.status_code for answer in answers} == {201}
+        for field in ("id", "seq", "accepted_at", "applied_at", "outcome", "reservation"):
+            assert [answer.json()[field] for answer in answers] == [first[field]] * 16
+        shown = api.get(f"/api/sessions/{session}/").json()
+        assert (shown["reserved"], shown["last_seq"]) == (1, 2)  # one place in the order for all sixteen
+    assert verify.run(live_api.database_url, live_api.redis_url).differences == []
+
+
+def test_of_two_bodies_raced_under_one_key_one_is_refused(live_api: Stack) -> None:
+    people = [person(), person()]
+    with Api(live_api.url) as api:
+        session = api.new_session(capacity=50)
+        calls = [partial(api.reserve, session, who, wait=None, Idempotency_Key="raced-0003") for who in people * 8]
+        answers = together(*calls)
+        assert Counter(answer.status_code for answer in answers) == {202: 8, 422: 8}
+        assert len({answer.status_code for answer in answers[::2]}) == 1  # all of one body
+        assert {answer.json()["code"] for answer in answers if answer.status_code == 422} == {"idempotency_key_reused"}
+        (job,) = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+        assert api.job(job, Prefer="wait=20")["outcome"] == "confirmed"
+        assert api.get(f"/api/sessions/{session}/").json()["last_seq"] == 1
+
+
+def test_a_key_used_again_after_redis_was_emptied_is_a_replay(driver: Driver) -> None:
+    session = driver.new_session(capacity=1)
+    first = driver.reserve(session, "ana", key="once-and-again")
+    driver.drain_all()
+    driver.redis.flushdb()
+    again = driver.reserve(session, "ana", key="once-and-again")
+    assert (again[0].known, again[0].job.id, again[0].job.seq) == (False, first[0].job.id, 2)
+    driver.drain_all()
+    assert driver.outcomes([*first, *again]) == ["confirmed", "confirmed"]
+    assert driver.counts(session) == (1, 2)
+    assert driver.check([*first, *again]).replays == 1
 
 
 def test_a_key_used_again_after_redis_forgot_it_is_a_replay(driver: Driver) -> None:

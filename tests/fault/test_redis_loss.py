@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from core import crashpoints
-from tests.support.driving import Driver
+from core.bootstrap import ApiServices
+from core.mailbox import Receipt, key
+from tests.support.driving import KILLED, Driver
+from tests.support.stack import Deployment
+
+HOLDING = ["after_read", "mid_transaction", "before_commit", "after_commit"]
 
 
 def incidents(driver: Driver) -> list[str]:
     return [row[0] for row in driver.deployment.sql("SELECT kind FROM incidents ORDER BY id")]
+
+
+def renumbered(driver: Driver, receipts: list[Receipt]) -> list[bool]:
+    """Of each command, whether it was applied under another seq than its 202 carried."""
+    jobs = [driver.job(receipt.job.id) for receipt in receipts]
+    assert None not in jobs
+    moved = [job.seq != receipt.job.seq for job, receipt in zip(jobs, receipts, strict=True)]  # type: ignore[union-attr]
+    assert moved == [job.renumbered for job in jobs]  # type: ignore[union-attr]
+    return moved
 
 
 def test_an_emptied_redis_is_rebuilt_and_old_jobs_are_still_answered(driver: Driver) -> None:
@@ -23,15 +39,44 @@ def test_an_emptied_redis_is_rebuilt_and_old_jobs_are_still_answered(driver: Dri
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed", "confirmed", "confirmed", "sold_out"]
     assert driver.counts(session) == (3, 4)
+    assert driver.redis.hget(head(driver, session), "r") == b"3"
     driver.check(receipts)
 
 
-@pytest.mark.parametrize("point", ["after_read", "mid_transaction", "before_commit", "after_commit"])
+def test_an_emptied_redis_is_recorded_once_when_the_api_rebuilds_a_head(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana")
+    driver.drain_all()
+    driver.redis.flushdb()
+    for _ in range(2):
+        driver.redis.delete(head(driver, session))  # as its expiry does
+        asyncio.run(load_head(driver, session))
+    assert incidents(driver) == ["redis_emptied"]
+    assert driver.counts(session) == (1, 1)
+    driver.check()
+
+
+async def load_head(driver: Driver, session: int) -> None:
+    services = ApiServices(driver.settings)
+    await services.start()
+    try:
+        assert await services.load_head(session)
+    finally:
+        await services.stop()
+
+
+def test_a_new_partition_is_no_incident(driver: Driver) -> None:
+    asyncio.run(load_head(driver, driver.new_session()))
+    assert incidents(driver) == []
+
+
+@pytest.mark.parametrize("point", HOLDING)
 def test_redis_emptied_while_a_drain_holds_a_batch(driver: Driver, point: str) -> None:
     session = driver.new_session()
     receipts = driver.reserve(session, "ana", "bo")
     crashpoints.arm(point, driver.redis.flushdb)
     driver.drain(driver.partition(session))
+    assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
     receipts += driver.reserve(session, "cy")
     assert receipts[-1].job.seq == 3
     driver.drain_all()
@@ -40,50 +85,136 @@ def test_redis_emptied_while_a_drain_holds_a_batch(driver: Driver, point: str) -
     driver.check(receipts)
 
 
+@pytest.mark.parametrize("point", HOLDING)
+def test_commands_accepted_by_an_emptied_redis_while_a_drain_holds_a_batch(driver: Driver, point: str) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana", "bo")
+
+    def empty_and_accept() -> None:
+        driver.redis.flushdb()
+        receipts.extend(driver.reserve(session, "cy"))
+
+    crashpoints.arm(point, empty_and_accept)
+    driver.drain(driver.partition(session))
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 3
+    # Before the commit the head is rebuilt without the batch, so cy's 202 carries a seq that has passed.
+    assert renumbered(driver, receipts) == [False, False, point != "after_commit"]
+    assert driver.counts(session) == (3, 3)
+    receipts += driver.reserve(session, "dee")
+    assert receipts[-1].job.seq == 4
+    driver.drain_all()
+    assert driver.check(receipts).gaps == 0
+
+
+def test_a_worker_killed_over_a_batch_that_redis_then_lost(driver: Driver) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana", "bo")
+    assert driver.drain_in_a_process(driver.partition(session), "after_commit") == KILLED
+    driver.redis.flushdb()
+    assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
+    receipts += driver.reserve(session, "cy")
+    driver.drain_all()
+    assert driver.counts(session) == (3, 3)
+    driver.check(receipts)
+
+
 def test_commands_that_redis_lost_leave_a_gap_that_is_named(driver: Driver) -> None:
     session = driver.new_session()
     driver.reserve(session, "ana")
     driver.drain_all()
-    driver.redis.hset(f"aforo:{{{driver.partition(session)}}}:s:{session}", "q", 4)  # three more had been accepted
+    driver.reserve(session, "bo", "cy", "dee")
+    mailbox = key(driver.partition(session), "mailbox")
+    driver.redis.xdel(mailbox, *(entry for entry, _ in driver.redis.xrange(mailbox)))
     receipts = driver.reserve(session, "eve")
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed"]
-    assert "seq_gap" in incidents(driver)
+    assert driver.counts(session) == (2, 5)
+    assert incidents(driver) == ["seq_gap"]
     report = driver.report()
-    assert report.gaps == 1
-    assert "seq 2 to 4" in report.differences[0]
+    assert (report.gaps, report.difference_count) == (1, 1)
+    assert "accepted commands are missing, seq 2 to 4" in report.differences[0]
 
 
-def snapshot(driver: Driver) -> dict[bytes, bytes]:
-    return {name: driver.redis.dump(name) for name in driver.redis.keys("*")}
+Saved = list[tuple[bytes, bytes, int]]
 
 
-def put_back(driver: Driver, saved: dict[bytes, bytes]) -> None:
+def snapshot(driver: Driver) -> Saved:
+    """Every key with its value and the milliseconds it has left, 0 for ever: what an older AOF would hold."""
+    return [(name, driver.redis.dump(name), max(driver.redis.pttl(name), 0)) for name in driver.redis.scan_iter("*")]
+
+
+def put_back(driver: Driver, saved: Saved) -> None:
     driver.redis.flushdb()
-    for name, value in saved.items():
-        driver.redis.restore(name, 0, value)
+    for name, value, left_ms in saved:
+        driver.redis.restore(name, left_ms, value)
 
 
-def test_a_redis_put_back_to_an_older_state_neither_skips_nor_repeats(driver: Driver) -> None:
-    session = driver.new_session()
-    receipts = driver.reserve(session, "ana")
+def head(driver: Driver, session: int) -> str:
+    return key(driver.partition(session), f"s:{session}")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 1000])
+def test_a_redis_put_back_to_an_older_state_neither_skips_nor_repeats(deployment: Deployment, batch_size: int) -> None:
+    with Driver(deployment, batch_size=batch_size) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "ana")
+        driver.drain_all()
+        saved = snapshot(driver)
+        receipts += driver.reserve(session, "bo", "cy")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, "dee", "eve", "fay")  # under seqs of which bo and cy have had two
+        assert [receipt.job.seq for receipt in receipts[-3:]] == [2, 3, 4]
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed"] * 6
+        assert renumbered(driver, receipts) == [False] * 3 + [True] * 3
+        assert incidents(driver) == ["renumbered"] * 3
+        receipts += driver.reserve(session, "gus")
+        assert receipts[-1].job.seq == 7  # numbering agrees again
+        driver.drain_all()
+        report = driver.check(receipts)
+        assert (report.renumbered, report.gaps) == (3, 0)
+
+
+def test_numbering_agrees_again_though_commands_arrive_between_renumbered_batches(deployment: Deployment) -> None:
+    with Driver(deployment, batch_size=2) as driver:
+        session = driver.new_session(capacity=50)
+        saved = after_first(driver, session, "ana")
+        receipts = driver.reserve(session, "bo", "cy")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, *(f"guest{n}" for n in range(5)))
+        late = iter(["dee", "eve", "fay"])
+
+        def accept_one_more() -> None:
+            if name := next(late, None):
+                crashpoints.arm("after_publish", accept_one_more)
+                receipts.extend(driver.reserve(session, name))
+
+        crashpoints.arm("after_publish", accept_one_more)
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed"] * 10
+        assert [job.seq for job in map(driver.job, (r.job.id for r in receipts)) if job] == list(range(2, 12))
+        assert renumbered(driver, receipts) == [False] * 2 + [True] * 5 + [False] * 3
+        assert driver.check(receipts).gaps == 0
+
+
+def test_a_redis_put_back_twice_is_renumbered_twice(driver: Driver) -> None:
+    session = driver.new_session(capacity=50)
+    saved = after_first(driver, session, "ana")
+    receipts = []
+    for round_ in range(3):
+        receipts += driver.reserve(session, f"guest{round_}", f"friend{round_}")
+        driver.drain_all()
+        if round_ == 1:
+            driver.check(receipts)
+        put_back(driver, saved)
+        saved = saved if round_ else after_first(driver, session, "bo")
+    receipts += driver.reserve(session, "late")
     driver.drain_all()
-    saved = snapshot(driver)
-    receipts += driver.reserve(session, "bo", "cy")
-    driver.drain_all()
-    put_back(driver, saved)
-    receipts += driver.reserve(session, "dee", "eve")  # under seqs that bo and cy have had
-    assert {receipt.job.seq for receipt in receipts[-2:]} == {2, 3}
-    receipts += driver.reserve(session, "fay")
-    driver.drain_all()
-    assert driver.outcomes(receipts) == ["confirmed"] * 6
-    assert [driver.job(receipt.job.id).renumbered for receipt in receipts] == [False] * 3 + [True] * 3  # type: ignore[union-attr]
-    assert incidents(driver).count("renumbered") == 3
-    receipts += driver.reserve(session, "gus")
-    assert receipts[-1].job.seq == 7  # numbering agrees again
-    driver.drain_all()
-    report = driver.check(receipts)
-    assert (report.renumbered, report.gaps) == (3, 0)
+    assert driver.outcomes(receipts) == ["confirmed"] * 7
+    assert driver.check(receipts).gaps == 0
 
 
 def test_a_redis_put_back_to_when_commands_still_waited_does_not_apply_them_twice(driver: Driver) -> None:
@@ -97,5 +228,51 @@ def test_a_redis_put_back_to_when_commands_still_waited_does_not_apply_them_twic
     receipts += driver.reserve(session, "dee")
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed"] * 4
-    assert driver.counts(session)[0] == 4
+    assert driver.counts(session) == (4, 4)
     driver.check(receipts)
+
+
+@pytest.mark.parametrize("point", HOLDING)
+def test_a_redis_put_back_while_a_drain_holds_a_batch(driver: Driver, point: str) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    receipts = driver.reserve(session, "bo", "cy")
+
+    def put_back_and_accept() -> None:
+        put_back(driver, saved)
+        receipts.extend(driver.reserve(session, "dee"))
+
+    crashpoints.arm(point, put_back_and_accept)
+    driver.drain(driver.partition(session))
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 3
+    assert renumbered(driver, receipts) == [False, False, True]
+    assert incidents(driver) == ["renumbered"]
+    receipts += driver.reserve(session, "eve")
+    assert receipts[-1].job.seq == 5
+    driver.drain_all()
+    assert driver.check(receipts).gaps == 0
+
+
+@pytest.mark.parametrize("point", ["mid_transaction", "before_commit", "after_commit", "after_publish"])
+def test_a_worker_killed_over_renumbered_commands_neither_skips_nor_repeats(driver: Driver, point: str) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    receipts = driver.reserve(session, "bo", "cy")
+    driver.drain_all()
+    put_back(driver, saved)
+    receipts += driver.reserve(session, "dee", "eve")
+    assert driver.drain_in_a_process(driver.partition(session), point) == KILLED
+    driver.drain_all()
+    receipts += driver.reserve(session, "fay")
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 5
+    assert driver.counts(session) == (6, 6)
+    assert driver.check(receipts).gaps == 0
+
+
+def after_first(driver: Driver, session: int, name: str) -> Saved:
+    """Redis as it is after one more command was accepted and applied."""
+    driver.reserve(session, name)
+    driver.drain_all()
+    return snapshot(driver)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 from core import crashpoints
 from core.model import partition_of_session
-from tests.support.driving import Driver, start_drain
+from tests.support.driving import Driver, start_drain, together
 
 NAMES = [f"guest{n}" for n in range(300)]
 
@@ -15,11 +13,7 @@ def test_two_drains_at_once_apply_each_command_once_and_in_order(driver: Driver)
     session = driver.new_session(capacity=250)
     receipts = driver.reserve(session, *NAMES)
     with Driver(driver.deployment, batch_size=20) as one, Driver(driver.deployment, batch_size=20) as other:
-        threads = [threading.Thread(target=d.drain_all) for d in (one, other)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+        together(one.drain_all, other.drain_all)
     driver.drain_all()
     report = driver.check(receipts)
     outcomes = driver.outcomes(sorted(receipts, key=lambda receipt: receipt.job.seq))

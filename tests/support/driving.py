@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from core import validation
 from core.bootstrap import WorkerServices, worker_services
+from core.errors import Unavailable
 from core.mailbox import Door, Receipt, connect_async, key
 from core.model import CANCEL, REDUCED, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
@@ -21,6 +24,7 @@ from ops import verify
 from tests.support.processes import ROOT, python_program
 from tests.support.stack import Deployment
 
+Result = TypeVar("Result")
 SESSION: dict[str, Any] = {
     "title": "Letterpress",
     "description": "",
@@ -29,6 +33,7 @@ SESSION: dict[str, Any] = {
     "end_time": datetime(2031, 5, 1, 20, tzinfo=UTC),
     "capacity": 10,
 }
+MOST_FAILURES = 20
 DRAIN_UNTIL_EMPTY = """
 import sys
 from core.bootstrap import prepare, worker_services
@@ -51,7 +56,8 @@ class Rung:
 class Driver:
     """Close it, or use it in a `with`."""
 
-    def __init__(self, deployment: Deployment, **settings: Any) -> None:
+    def __init__(self, deployment: Deployment, ring: Callable[[int], None] | None = None, **settings: Any) -> None:
+        """`ring` takes the place of the doorbell that only remembers; `settings` override those of the deployment."""
         self.deployment = deployment
         self.settings = deployment.settings(**settings)
         self.redis = deployment.redis()
@@ -64,7 +70,7 @@ class Driver:
         self._client = connect_async(self.settings.redis_url)
         self.projections = Projections(self._client, self.settings.partitions)
         secret = self.worker.store.deployment(self.settings.partitions)
-        door = Door(self._client, self.settings.partitions, self.settings.max_queued, self.rung)
+        door = Door(self._client, self.settings.partitions, self.settings.max_queued, ring or self.rung)
         self.submit = Submit(door, self._load_head, secret)
 
     def __enter__(self) -> Driver:
@@ -134,6 +140,25 @@ class Driver:
         """Drain every partition until it is empty. How many commands were dealt with."""
         return sum(self._drained(partition) for partition in range(self.settings.partitions))
 
+    def can_drain_all(self) -> bool:
+        """The same as a condition to wait for: False while Postgres or Redis cannot serve."""
+        try:
+            self.drain_all()
+        except Unavailable:
+            return False
+        return True
+
+    def drain_through_failures(self, session: int) -> int:
+        """Drain the session's partition again after each failure, as workers and the sweeper do. How often it failed."""
+        failures = 0
+        while self.waiting(session):
+            try:
+                self.drain(self.partition(session))
+            except Exception:
+                failures += 1
+                assert failures < MOST_FAILURES, "the mailbox is blocked"
+        return failures
+
     def _drained(self, partition: int) -> int:
         total = 0
         while count := self.drain(partition):
@@ -158,9 +183,23 @@ class Driver:
             assert job is not None, f"job {receipt.job.id} is lost"
             assert job.outcome is not None, f"job {receipt.job.id} is still queued"
             assert self.queries.job(receipt.job.id) == job
+        for name in self.redis.scan_iter("aforo:*:job:*"):
+            assert self.redis.getrange(name, 0, 0) == b"d", f"{name!r} says queued, and nothing is"
+        self._compare_heads()
         report = self.report()
         assert report.differences == []
         return report
+
+    def _compare_heads(self) -> None:
+        """With nothing on its way, Redis's counters are Postgres's, its numbering goes on where the ledger ends, and they
+        will be forgotten when nobody asks for them."""
+        for name in self.redis.scan_iter("aforo:*:s:*"):
+            view = self.queries.session(int(name.rpartition(b":")[2]))
+            assert view is not None, f"{name!r} is of no session"
+            found = {field.decode(): int(number) for field, number in self.redis.hgetall(name).items() if field != b"s"}
+            stored = {"v": view.version, "c": view.capacity, "r": view.reserved, "w": view.waiting}
+            assert {field: found[field] for field in "vcrwaq"} == {**stored, "a": view.last_seq, "q": view.last_seq}
+            assert self.redis.ttl(name) > 0
 
     def report(self) -> verify.Report:
         """What `aforo verify` says."""
@@ -182,11 +221,29 @@ def person(name: str, seats: int = 1) -> ReserveArguments:
     return ReserveArguments(name.title(), email, email_key, seats)
 
 
+def together(*calls: Callable[[], Result]) -> list[Result]:
+    """Make the calls at the same moment, each from a thread of its own. Their results, in order; raises what one raised."""
+    start = threading.Barrier(len(calls), timeout=30)
+
+    def made(call: Callable[[], Result]) -> Result:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(made, calls))
+
+
 def start_drain(deployment: Deployment, partition: int, crash_at: str | None = None) -> subprocess.Popen[bytes]:
     """Start a process that drains one partition until it is empty."""
     armed = {} if crash_at is None else {"AFORO_CRASH_AT": crash_at}
     program = python_program("drain", {**deployment.environment, **armed}, "-c", DRAIN_UNTIL_EMPTY, str(partition))
     return subprocess.Popen(program.command, env=program.environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def state_of(pid: int) -> str:
+    """What a process does: T when stopped, Z when dead and not yet buried, '' when gone."""
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, timeout=10, check=False)
+    return shown.stdout.strip()[:1]
 
 
 KILLED = -signal.SIGKILL
