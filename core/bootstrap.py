@@ -153,7 +153,8 @@ class ApiServices:
         return positions.get(job.reservation.id)
 
     async def applied(self, session_id: int, seq: int) -> None:
-        """Wait until the session's command `seq` has been applied. Raises UnknownSession, NotYetApplied after a while."""
+        """Wait until the session's command `seq` has been applied. Raises UnknownSession; NotYetApplied after a while, or at once
+        if no such command has been accepted."""
         until = time.monotonic() + APPLIED_WAIT_SECONDS
         while True:
             head = await self.projections.head(session_id)
@@ -161,7 +162,7 @@ class ApiServices:
                 raise UnknownSession
             if head is not None and head.now.last_seq >= seq:
                 return
-            if time.monotonic() > until:
+            if time.monotonic() > until or (head is not None and seq > head.queued_seq):  # nobody has sent it yet
                 raise NotYetApplied
             await asyncio.sleep(APPLIED_LOOK_SECONDS)
 

@@ -23,9 +23,11 @@ READ_LIMIT = 512
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A session's counters as Redis has them; `version` says which state of the session they belong to."""
+    """A session's counters as Redis has them; `version` says which state of the session they belong to, `queued_seq` which
+    command was accepted last."""
 
     version: int
+    queued_seq: int
     now: SessionHead
 
 
@@ -85,9 +87,9 @@ class Projections:
     async def _heads(self, session_ids: Sequence[int]) -> Sequence[Head | None]:
         pipeline = self._client.pipeline(transaction=False)
         for session_id in session_ids:
-            pipeline.hmget(self._head_key(session_id), "v", "a", "c", "r", "w", "l", "s")
+            pipeline.hmget(self._head_key(session_id), "v", "q", "a", "c", "r", "w", "l", "s")
         rows = await self._execute(pipeline)
-        return [Head(int(row[0]), session_head(row[1:])) if row[0] is not None else None for row in rows]
+        return [Head(int(row[0]), int(row[1]), session_head(row[2:])) if row[0] is not None else None for row in rows]
 
     async def _traffic(self, session_ids: Sequence[int]) -> Sequence[Traffic]:
         pipeline = self._client.pipeline(transaction=False)

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func
 from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
-from core.store import JOBS_BY_ID, job_of, translated
+from core.store import JOBS_BY_ID, NO_LIMIT, job_of, translated
 from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
 from core.tables import batches as b
 from core.tables import jobs as j
@@ -210,7 +210,6 @@ _WHOLE_RESERVATION = [
 ]  # fmt: skip
 
 STREAM_ROWS = 2000
-NO_LIMIT = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = %s"
 
 
 class Queries:

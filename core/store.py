@@ -67,6 +67,9 @@ SETTING_COLUMNS = (
     "start_time", "end_time", "closed_at", "cancelled_at",
 )  # fmt: skip
 
+# For the few transactions that may take long: migrations and audits.
+NO_LIMIT = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = %s"
+
 LOCK = "SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 SESSIONS_FOR_UPDATE = """

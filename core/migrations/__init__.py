@@ -10,11 +10,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from core.settings import Settings
-from core.store import LOCK_NAMESPACE, create_engine, found_deployment, translated
+from core.store import LOCK_NAMESPACE, NO_LIMIT, create_engine, found_deployment, translated
 
 MIGRATION_LOCK = -1  # beside the partitions' locks, which count from 0
 LOCK_WAIT = "60s"
-NO_LIMIT = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = %s"
 
 
 def _config() -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -160,7 +161,9 @@ def test_a_read_can_wait_for_what_was_accepted(api: Api) -> None:
         seq = api.reserve(session, wait=None).json()["seq"]
         shown = api.get(path, params={"min_seq": seq}).json()
         assert shown["as_of_seq"] >= seq
+    started = time.monotonic()
     never = api.get(f"/api/sessions/{session}/", params={"min_seq": 99})
+    assert time.monotonic() - started < 3  # nobody has sent it, so there is nothing to wait for
     assert (never.status_code, never.json()["code"], "Retry-After" in never.headers) == (503, "not_yet_applied", True)
     assert api.get("/api/sessions/999999999/?min_seq=1").status_code == 404
 
