@@ -67,11 +67,12 @@ def test_a_publication_that_comes_late_takes_nothing_back(driver: Driver, point:
     with stopped_at(driver, session, point) as process:
         receipts += driver.cancel(session, "guest0", "guest299")
         driver.drain_all()
-        before = [driver.job(receipt.job.id) for receipt in receipts]
+        job_ids = [receipt.job.id for receipt in receipts]
+        before = driver.jobs(job_ids)
         assert driver.counts(session) == (298, 302)
     assert process.returncode == 0
     assert driver.counts(session) == (298, 302)
-    assert [driver.job(receipt.job.id) for receipt in receipts] == before
+    assert driver.jobs(job_ids) == before
     assert driver.outcomes(receipts) == ["confirmed"] * 300 + ["cancelled"] * 2
     driver.check(receipts)
 

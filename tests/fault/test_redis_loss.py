@@ -21,7 +21,7 @@ def incidents(driver: Driver) -> list[str]:
 
 def renumbered(driver: Driver, receipts: list[Receipt]) -> list[bool]:
     """Of each command, whether it was applied under another seq than its 202 carried."""
-    jobs = [driver.job(receipt.job.id) for receipt in receipts]
+    jobs = driver.jobs([receipt.job.id for receipt in receipts])
     assert None not in jobs
     moved = [job.seq != receipt.job.seq for job, receipt in zip(jobs, receipts, strict=True)]  # type: ignore[union-attr]
     assert moved == [job.renumbered for job in jobs]  # type: ignore[union-attr]
@@ -195,7 +195,7 @@ def test_numbering_agrees_again_though_commands_arrive_between_renumbered_batche
         crashpoints.arm("after_publish", accept_one_more)
         driver.drain_all()
         assert driver.outcomes(receipts) == ["confirmed"] * 10
-        assert [job.seq for job in map(driver.job, (r.job.id for r in receipts)) if job] == list(range(2, 12))
+        assert [job.seq for job in driver.jobs([r.job.id for r in receipts]) if job] == list(range(2, 12))
         assert renumbered(driver, receipts) == [False] * 2 + [True] * 5 + [False] * 3
         assert driver.check(receipts).gaps == 0
 
@@ -269,6 +269,48 @@ def test_a_worker_killed_over_renumbered_commands_neither_skips_nor_repeats(driv
     assert driver.outcomes(receipts) == ["confirmed"] * 5
     assert driver.counts(session) == (6, 6)
     assert driver.check(receipts).gaps == 0
+
+
+def test_a_renumbered_backlog_that_is_published_in_parts_is_counted_once(deployment: Deployment) -> None:
+    with Driver(deployment, batch_size=300) as driver:
+        session = driver.new_session(capacity=1000)
+        saved = after_first(driver, session, "ana")
+        receipts = driver.reserve(session, "bo", "cy")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, *(f"guest{n}" for n in range(650)))
+        driver.drain_all()
+        receipts += driver.reserve(session, "late")
+        assert receipts[-1].job.seq == 654
+        driver.drain_all()
+        assert driver.check(receipts).gaps == 0
+
+
+@pytest.mark.parametrize("point", ["after_commit#2", "mid_transaction#2"])
+def test_a_worker_killed_within_a_renumbered_backlog_leaves_no_gap(deployment: Deployment, point: str) -> None:
+    with Driver(deployment, batch_size=2) as driver:
+        session = driver.new_session(capacity=50)
+        saved = after_first(driver, session, "ana")
+        receipts = driver.reserve(session, "bo", "cy")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, *(f"guest{n}" for n in range(6)))
+        crashpoints.arm(point, interrupt)
+        with pytest.raises(Interruption):
+            driver.drain_all()
+        driver.drain_all()
+        receipts += driver.reserve(session, "late")
+        assert receipts[-1].job.seq == 10
+        driver.drain_all()
+        assert driver.check(receipts).gaps == 0
+
+
+class Interruption(Exception):
+    """Ends a drain at a point, as a crash would."""
+
+
+def interrupt() -> None:
+    raise Interruption
 
 
 def after_first(driver: Driver, session: int, name: str) -> Saved:

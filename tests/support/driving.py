@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from core import validation
 from core.bootstrap import WorkerServices, worker_services
 from core.errors import Unavailable
-from core.mailbox import Door, Receipt, connect_async, key
+from core.mailbox import Door, Receipt, connect_async, head_fields, key
 from core.model import CANCEL, REDUCED, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries
 from core.service import Submit
-from core.store import create_engine
+from core.store import JOBS_BY_ID, create_engine, job_of
 from ops import verify
 from tests.support.processes import ROOT, python_program
 from tests.support.stack import Deployment
@@ -117,18 +117,30 @@ class Driver:
 
     def job(self, job_id: str) -> Job | None:
         """A job as the API reads it: from Redis, else from the ledger; see ApiServices.as_it_counts."""
-        job = self._loop.run_until_complete(self.projections.job(job_id)) or self.queries.job(job_id)
-        if job is None or (job.outcome != REDUCED and not self._in_cancelled_session(job)):
-            return job
-        return self.queries.job(job_id)
-
-    def _in_cancelled_session(self, job: Job) -> bool:
-        view = self.queries.session(job.session_id)
-        return view is not None and view.cancelled_at is not None
+        return self.jobs([job_id])[0]
 
     def outcomes(self, receipts: Iterable[Receipt]) -> list[str | None]:
         """What became of commands, in their order."""
-        return [job.outcome if (job := self.job(receipt.job.id)) else "lost" for receipt in receipts]
+        return [job.outcome if job else "lost" for job in self.jobs([receipt.job.id for receipt in receipts])]
+
+    def jobs(self, job_ids: list[str]) -> list[Job | None]:
+        """Many of them, in a handful of round trips."""
+        cached = self._loop.run_until_complete(self._cached(job_ids))
+        ledger = self._in_ledger(job_ids)
+        views = {session: self.queries.session(session) for session in {job.session_id for job in cached if job}}
+        cancelled = {session for session, view in views.items() if view is not None and view.cancelled_at is not None}
+        return [
+            job if job is not None and job.outcome != REDUCED and job.session_id not in cancelled else ledger.get(job_id, job)
+            for job_id, job in zip(job_ids, cached, strict=True)
+        ]
+
+    async def _cached(self, job_ids: list[str]) -> list[Job | None]:
+        return await asyncio.gather(*(self.projections.job(job_id) for job_id in job_ids))
+
+    def _in_ledger(self, job_ids: list[str]) -> dict[str, Job]:
+        with self._engine.connect() as connection:
+            rows = connection.exec_driver_sql(JOBS_BY_ID, (job_ids,)).fetchall()
+        return {job.id: job for job, _ in map(job_of, rows)}
 
     # -- what workers do -------------------------------------------------------------------------------------------------
 
@@ -178,11 +190,12 @@ class Driver:
     def check(self, receipts: Iterable[Receipt] = ()) -> verify.Report:
         """After everything is drained: all accepted commands have their outcome, and everything agrees with the ledger."""
         assert [self.redis.xlen(key(p, "mailbox")) for p in range(self.settings.partitions)] == [0] * self.settings.partitions
-        for receipt in receipts:
-            job = self.job(receipt.job.id)
-            assert job is not None, f"job {receipt.job.id} is lost"
-            assert job.outcome is not None, f"job {receipt.job.id} is still queued"
-            assert self.queries.job(receipt.job.id) == job
+        job_ids = [receipt.job.id for receipt in receipts]
+        ledger = self._in_ledger(job_ids)
+        for job_id, job in zip(job_ids, self.jobs(job_ids), strict=True):
+            assert job is not None, f"job {job_id} is lost"
+            assert job.outcome is not None, f"job {job_id} is still queued"
+            assert ledger.get(job_id) == job
         for name in self.redis.scan_iter("aforo:*:job:*"):
             assert self.redis.getrange(name, 0, 0) == b"d", f"{name!r} says queued, and nothing is"
         self._compare_heads()
@@ -196,9 +209,8 @@ class Driver:
         for name in self.redis.scan_iter("aforo:*:s:*"):
             view = self.queries.session(int(name.rpartition(b":")[2]))
             assert view is not None, f"{name!r} is of no session"
-            found = {field.decode(): int(number) for field, number in self.redis.hgetall(name).items() if field != b"s"}
-            stored = {"v": view.version, "c": view.capacity, "r": view.reserved, "w": view.waiting}
-            assert {field: found[field] for field in "vcrwaq"} == {**stored, "a": view.last_seq, "q": view.last_seq}
+            stored = [str(value).encode() for value in (*head_fields(view.decided()), view.last_seq)]
+            assert self.redis.hmget(name, *"vacrwlsq") == stored, f"{name!r} is not what Postgres has"
             assert self.redis.ttl(name) > 0
 
     def report(self) -> verify.Report:
