@@ -362,8 +362,7 @@ class Mailbox:
             first, last = early.pop(), late.pop(0)
             slices = [*early, (last[0], first[1]), *late]
         parts: list[list[Any]] = []
-        lifts = dict(news.lifts)
-        for index, (rows, earlier) in reversed(list(enumerate(slices))):  # so that a lift goes with the last of its entries
+        for index, (rows, earlier) in enumerate(slices):
             jobs = [job for _, job in rows if job is not None]
             touched = {job.session_id for job in (*jobs, *earlier)}
             trial = "over" if news.trial_over and index == len(slices) - 1 else "on"
@@ -371,13 +370,13 @@ class Mailbox:
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
             for session_id in touched:
                 s = news.sessions[session_id]
-                part += (s.id, *head_fields(s), lifts.pop(s.id, 0) if rows else 0)
+                part += (s.id, *head_fields(s), news.lifts.get(s.id, 0))  # in each part: raised once, the head remembers
             for group in (jobs, earlier):
                 part.append(len(group))
                 for job in group:
                     part += (job.id, job.session_id, encode_job(job))
             parts.append(part)
-        return parts[::-1]
+        return parts
 
     def ages_ms(self, partitions: int) -> list[int | None]:
         """How long the oldest entry of each mailbox has waited, by Redis's own clock; None where nothing waits."""

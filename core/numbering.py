@@ -62,6 +62,8 @@ def number(
             repeated = replay_id(entry.job_id, entry.session_id, entry.seq)
             if entry.seq in (seen.seq, seen.accepted_seq) or repeated in known_replays:
                 result.redelivered.append(entry.job_id)
+                if entry.seq == seen.accepted_seq:  # whoever renumbered it may have died before Redis was told
+                    result.lifts[entry.session_id] = seen.seq - entry.seq
                 continue
             entry = msgspec.structs.replace(
                 entry, job_id=repeated, kind=REPLAY, arguments=None, replay_of=seen.job_id, quarantined=False
