@@ -59,8 +59,9 @@ _SESSION_SETTINGS = {
     "timezone": "UTC",
 }
 
+READ_ONLY = "25006"
 # Postgres's own classes of "not now": read-only, resources, operator, i/o, deadlock and serialisation, lock time-out.
-_NOT_NOW = ("25006", "25P0", "53", "57", "58", "40", "55P03", "08")
+_NOT_NOW = (READ_ONLY, "25P0", "53", "57", "58", "40", "55P03", "08")
 
 SETTING_COLUMNS = (
     "id", "capacity", "reserved", "waitlist_capacity", "waitlist_policy", "max_seats_per_reservation", "opens_at", "closes_at",
@@ -223,6 +224,7 @@ def create_engine(url: str, pool_size: int, pre_ping: bool = True) -> Engine:
         },
     )
     event.listen(engine, "connect", _set_timeouts)
+    event.listen(engine, "handle_error", _leave_read_only)
     return engine
 
 
@@ -233,6 +235,12 @@ def _set_timeouts(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         cursor.execute(";".join(f"SET {name} = '{value}'" for name, value in settings.items()))
     connection.commit()
+
+
+def _leave_read_only(context: Any) -> None:
+    """A connection to a server that only reads (it was demoted, or told so) would stay read-only for ever: make new ones."""
+    if getattr(context.original_exception, "pgcode", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 @contextmanager
