@@ -7,7 +7,7 @@ ARGS ?=
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --upgrade --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help up test venv lint lock clean
+.PHONY: help up test faults venv lint lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -17,6 +17,10 @@ up: venv ## Start everything on this machine; Ctrl-C stops it, the data stays in
 
 test: venv ## Run all tests
 	@exec .venv/bin/python -m pytest $(ARGS)
+
+faults: venv ## Try every fault on a whole stack, under an hour (CASE=name, SEED=n, SCALE=0.1, MINUTES=n of soak)
+	@exec .venv/bin/python -m tests.fault.suite $(addprefix --case ,$(CASE)) $(addprefix --seed ,$(SEED)) \
+	    $(addprefix --scale ,$(SCALE)) $(addprefix --minutes ,$(MINUTES)) $(ARGS)
 
 lint: venv ## Check the style of the code
 	@exec .venv/bin/ruff check $(ARGS) .

@@ -1,0 +1,5 @@
+"""The cases, one module for each sort of fault; importing this registers them all, in the order of the table."""
+
+from tests.fault.suite.cases import crashes, retries
+
+__all__ = ["crashes", "retries"]

@@ -1,0 +1,42 @@
+"""The same command sent again and again, by clients that did not get their answer or did not believe it."""
+
+from __future__ import annotations
+
+from tests.fault.suite.case import Run, case
+from tests.fault.suite.clients import Crowd, wish
+from tests.fault.suite.history import History, Wish
+from tests.fault.suite.stage import Stage
+
+CONNECTIONS = 64
+
+
+@case(
+    "duplicates",
+    fault="duplicates",
+    injected="100,000 retries over 1,000 keys through 64 connections; again after Redis was emptied",
+    passes="1,000 jobs; id, seq and accepted_at identical in every answer",
+    in_tests=0.02,
+)
+def duplicates(run: Run) -> None:
+    """Keys are as good as numbers: a repeat is the same job."""
+    stage = run.stage()
+    keys = run.scaled(1000, least=40)
+    sessions = [venue.id for venue in run.venues(stage)]
+    wishes = [
+        wish(run.random.choice(sessions), "reserve", f"guest-{number}@example.org", f"{run.seed.replace('/', '-')}-{number}")
+        for number in range(keys)
+    ]
+    before = _repeated(run, stage, wishes, run.scaled(100_000))
+    run.check(stage, before)
+
+
+def _repeated(run: Run, stage: Stage, wishes: list[Wish], retries: int) -> History:
+    crowd = Crowd(stage.url)
+    crowd.send(wishes, CONNECTIONS)
+    crowd.send(run.random.choices(wishes, k=retries), CONNECTIONS)
+    run.injected(retries)
+    shown = {(call.job.id, call.job.seq, call.job.accepted_at) for call in crowd.history.calls if call.job is not None}
+    unanswered = sum(call.job is None for call in crowd.history.calls)
+    run.require(unanswered == 0, f"{unanswered} retries were not answered with their job")
+    run.require(len(shown) == len(wishes), f"{len(wishes)} keys were answered with {len(shown)} different receipts")
+    return crowd.history

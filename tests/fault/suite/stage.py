@@ -1,0 +1,181 @@
+"""A whole stack for one case: gunicorn, Celery workers and sweepers, each of which may be rigged, killed or stopped.
+
+ops/supervisor.py starts again what dies, with its own back-off, as under `aforo up`: a worker that is killed again and again
+is away for seconds, and others have to do without it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from core.mailbox import key
+from ops import localstack
+from ops.supervisor import Program, Supervisor
+from tests.fault.suite.books import PARTITIONS
+from tests.fault.suite.rigged import Rig
+from tests.support.processes import children_of, python_program, sweeper_program, worker_program
+from tests.support.stack import Deployment
+from tests.support.waiting import until
+
+LOOK_SECONDS = 0.05
+START_SECONDS = 60
+API = ("-m", "gunicorn", "--config", "python:api.server", "api.app:create_app_from_environment()")
+
+
+class Stage:
+    """Use it in a `with`, or `close` it. Programs are named api, worker, worker-2 ..., sweeper, sweeper-2 ..."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        folder: Path,
+        *,
+        workers: int = 1,
+        pool: int = 2,
+        sweepers: int = 1,
+        rigs: Mapping[str, Rig] | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
+        **settings: str,
+    ) -> None:
+        """`pool`: processes of each worker. `settings`: variables for all, without AFORO_, in lower case; `environments`: more
+        variables, and `rigs`: for programs of one sort (api, worker, sweeper) only."""
+        self.deployment = deployment
+        self.folder = folder
+        self.pool = pool
+        port = localstack.free_port()
+        self.url = f"http://{localstack.HOST}:{port}"
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        self._environment = {
+            **deployment.environment,
+            "AFORO_PORT": str(port),
+            "AFORO_METRICS_DIR": str(metrics),
+            **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
+        }
+        self._environments = environments or {}
+        self._rigs = rigs or {}
+        self._supervisor = Supervisor(folder, lambda pids: None)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="supervisor", daemon=True)
+        self.redis = deployment.redis()
+        try:
+            self._start(workers, sweepers)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, workers: int, sweepers: int) -> None:
+        self._add("api", lambda environment: python_program("api", environment, *API), self.is_ready)
+        for number in range(workers):
+            self._add(_numbered("worker", number), lambda environment: worker_program(environment, self.pool))
+        for number in range(sweepers):
+            self._add(_numbered("sweeper", number), sweeper_program)
+        self._thread.start()
+        for number in range(workers):
+            name = _numbered("worker", number)
+            until(lambda name=name: len(self.children(name)) >= self.pool, START_SECONDS, f"{name} has its processes")
+
+    def _add(self, name: str, make: Callable[[dict[str, str]], Program], is_ready: Callable[[], bool] | None = None) -> None:
+        sort = name.partition("-")[0]
+        program = replace(make({**self._environment, **self._environments.get(sort, {})}), name=name, is_ready=is_ready)
+        self._supervisor.start(self._rigs[sort].applied_to(program) if sort in self._rigs else program)
+
+    def _keep(self) -> None:
+        while not self._closing.wait(LOOK_SECONDS):
+            self._supervisor.look()
+
+    def close(self) -> None:
+        """Let whatever is stopped go on, then end all."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for name in self._supervisor.pids():
+            for pid in self.children(name):
+                send(pid, signal.SIGCONT)
+        self._supervisor.stop(("api",), lambda: False)
+        self.redis.close()
+
+    # -- its processes ---------------------------------------------------------------------------------------------------
+
+    def is_ready(self) -> bool:
+        """Whether /readyz says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.HTTPError):
+            return False
+
+    def pid(self, name: str) -> int | None:
+        """The pid of a program: of gunicorn's or the worker's first process, or the sweeper; None while it is not there."""
+        return self._supervisor.pids().get(name)
+
+    def children(self, name: str) -> list[int]:
+        """The pids of a program's processes: the API's, or a worker's pool."""
+        pid = self.pid(name)
+        return [] if pid is None else children_of(pid)
+
+    def names(self, sort: str) -> list[str]:
+        """The programs of one sort that are running."""
+        return [name for name in self._supervisor.pids() if name.partition("-")[0] == sort]
+
+    def log(self, name: str) -> str:
+        """What a program has written, over all its lives."""
+        return (self.folder / f"{name}.log").read_text("utf-8", "replace")
+
+    def memory_bytes(self) -> dict[int, tuple[str, int]]:
+        """By pid: the program, and what the process has in memory for itself (Linux)."""
+        found = {}
+        for name, pid in self._supervisor.pids().items():
+            for process in (pid, *children_of(pid)):
+                with suppress(FileNotFoundError, ProcessLookupError, KeyError):
+                    found[process] = (name, own_memory_bytes(process))
+        return found
+
+    # -- what waits ------------------------------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """How many commands wait in all mailboxes."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipeline.xlen(key(partition, "mailbox"))
+        return sum(pipeline.execute())
+
+    def drained(self, seconds: float = 60.0) -> float:
+        """Wait until nothing waits. How many seconds that took."""
+        started = time.monotonic()
+        until(lambda: self.waiting() == 0, seconds, "nothing waits in any mailbox")
+        return time.monotonic() - started
+
+
+def _numbered(sort: str, number: int) -> str:
+    return sort if number == 0 else f"{sort}-{number + 1}"
+
+
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to one process. Whether it was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def own_memory_bytes(pid: int) -> int:
+    """Resident memory without what is shared with others on purpose (Postgres's buffers)."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines())
+    return 1024 * (int(fields["VmRSS"].split()[0]) - int(fields.get("RssShmem", "0").split()[0]))
