@@ -11,29 +11,38 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from core import migrations
-from core.errors import AforoError
-from core.queries import Queries
 from core.settings import Settings, load
-from core.store import create_engine
 from ops import demo as demonstration
 from ops import stackfile
 from ops import up as whole
 from ops import verify as verification
-from ops.client import Answer, Client, NoAnswer
+from ops.client import Answer, Client
 from ops.localstack import free_port
+from ops.shell import (
+    DATA_DIR,
+    Api,
+    AsJson,
+    DataDir,
+    Failure,
+    client_of,
+    err,
+    has_database,
+    out,
+    plain,
+    plainly,
+    queries_of,
+    settings_of,
+    show_table,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Aforo: reservations that cannot overbook.")
 sessions = typer.Typer(no_args_is_help=True, help="Sessions: what places are reserved in.")
@@ -41,19 +50,10 @@ quarantine = typer.Typer(no_args_is_help=True, help="Commands that could not be 
 app.add_typer(sessions, name="sessions")
 app.add_typer(quarantine, name="quarantine")
 
-DEFAULT_ORIGIN = "http://127.0.0.1:8000"
 WAIT_SECONDS = 30
 SUCCESSES = (
     "confirmed", "waitlisted", "cancelled", "reduced", "resized", "configured", "session_closed", "session_reopened",
 )  # fmt: skip
-
-DataDir = Annotated[Path, typer.Option(help="Folder of the data, the logs and stack.json.")]
-Api = Annotated[str | None, typer.Option(help="Origin of the API; else that of the running stack.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DATA_DIR = Path(".aforo")
-
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
 class Policy(StrEnum):
@@ -68,24 +68,6 @@ class OnShrink(StrEnum):
 
     refuse = "refuse"
     waitlist = "waitlist"
-
-
-class Failure(Exception):
-    """A command cannot do what was asked; the message is all that is shown."""
-
-
-def plainly(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Show every foreseeable error as one line, with exit status 1."""
-
-    @wraps(command)
-    def run(*arguments: Any, **options: Any) -> Any:
-        try:
-            return command(*arguments, **options)
-        except (Failure, NoAnswer, AforoError, demonstration.DemoFailed, stackfile.BrokenStackFile) as exc:
-            err.print(str(exc), style="red", markup=False)
-            raise typer.Exit(1) from exc
-
-    return run
 
 
 def _show_version(wanted: bool) -> None:
@@ -115,7 +97,7 @@ def up(
 @plainly
 def migrate(data_dir: DataDir = DATA_DIR) -> None:
     """Bring the database to this release's schema."""
-    out.print(f"The database is at revision {migrations.upgrade(_settings(data_dir))}.")
+    out.print(f"The database is at revision {migrations.upgrade(settings_of(data_dir))}.")
 
 
 @sessions.command("create")
@@ -147,7 +129,7 @@ def create_session(
         "waitlist_policy": policy.value,
         "max_seats_per_reservation": max_seats,
     }
-    made = _good(_client(api, data_dir).post("/api/sessions/", body))
+    made = _good(client_of(api, data_dir).post("/api/sessions/", body))
     out.print(f"Session {made['id']}: {made['title']}, {made['capacity']} places.", markup=False)
 
 
@@ -181,7 +163,7 @@ def configure_session(
     }
     body = {name: value for name, value in wanted.items() if value is not None}
     prefer = {"Prefer": f"wait={WAIT_SECONDS}"}
-    answer = _client(api, data_dir).send("PATCH", f"/api/sessions/{session}/", {**body, "on_shrink": on_shrink.value}, **prefer)
+    answer = client_of(api, data_dir).send("PATCH", f"/api/sessions/{session}/", {**body, "on_shrink": on_shrink.value}, **prefer)
     _show_answer(answer, as_json)
 
 
@@ -195,7 +177,7 @@ def _turn(kind: str, what: str) -> None:
         data_dir: DataDir = DATA_DIR,
     ) -> None:
         path = "cancel-session" if kind == "cancel" else kind
-        _command(_client(api, data_dir), session, path, {}, True, None, as_json)
+        _command(client_of(api, data_dir), session, path, {}, True, None, as_json)
 
 
 _turn("close", "Take no more reservations.")
@@ -212,7 +194,7 @@ def list_sessions(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """List sessions that can be booked."""
-    client = _client(api, data_dir)
+    client = client_of(api, data_dir)
     path: str | None = "/api/sessions/?page_size=100" + ("&available=all" if everything else "")
     found: list[dict[str, Any]] = []
     while path:
@@ -222,7 +204,7 @@ def list_sessions(
     if as_json:
         print(json.dumps(found))
         return
-    _table(("id", "title", "starts", "places", "free", "waiting", "state"), [_session_row(session) for session in found])
+    show_table(("id", "title", "starts", "places", "free", "waiting", "state"), [_session_row(session) for session in found])
 
 
 @app.command()
@@ -239,7 +221,7 @@ def reserve(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Reserve a place."""
-    _command(_client(api, data_dir), session, "reserve", {"name": name, "email": email, "seats": seats}, wait, key, as_json)
+    _command(client_of(api, data_dir), session, "reserve", {"name": name, "email": email, "seats": seats}, wait, key, as_json)
 
 
 @app.command()
@@ -256,7 +238,7 @@ def cancel(
 ) -> None:
     """Give a place back."""
     body = {"email": email} if seats is None else {"email": email, "seats": seats}
-    _command(_client(api, data_dir), session, "cancel", body, wait, key, as_json)
+    _command(client_of(api, data_dir), session, "cancel", body, wait, key, as_json)
 
 
 @app.command()
@@ -268,7 +250,7 @@ def job(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Show what became of a request."""
-    _show_job(_good(_client(api, data_dir).get(f"/api/jobs/{job_id}")), as_json)
+    _show_job(_good(client_of(api, data_dir).get(f"/api/jobs/{job_id}")), as_json)
 
 
 @quarantine.command("list")
@@ -277,29 +259,29 @@ def list_quarantine(
     limit: Annotated[int, typer.Option(min=1)] = 50, as_json: AsJson = False, data_dir: DataDir = DATA_DIR
 ) -> None:
     """List what was set aside: commands that ended their workers, and mailbox entries that were no commands."""
-    queries = _queries(data_dir)
+    queries = queries_of(data_dir)
     commands, unreadable = queries.quarantined(limit), queries.unreadable(limit)
     if as_json:
-        print(json.dumps({"commands": [_plain(c) for c in commands], "unreadable": [_plain(u) for u in unreadable]}, default=str))
+        print(json.dumps({"commands": [plain(c) for c in commands], "unreadable": [plain(u) for u in unreadable]}, default=str))
         return
     if not commands and not unreadable:
         out.print("Nothing is in quarantine.")
     if commands:
         rows = [(c.job_id, c.session_id, c.seq, c.kind, f"{c.applied_at:%Y-%m-%d %H:%M:%S}") for c in commands]
-        _table(("job", "session", "seq", "kind", "set aside at"), rows)
+        show_table(("job", "session", "seq", "kind", "set aside at"), rows)
     if unreadable:
         entries = [(u.partition, u.stream_id, u.reason, f"{u.noticed_at:%Y-%m-%d %H:%M:%S}") for u in unreadable]
-        _table(("partition", "entry", "why it was no command", "set aside at"), entries)
+        show_table(("partition", "entry", "why it was no command", "set aside at"), entries)
 
 
 @quarantine.command("show")
 @plainly
 def show_quarantined(job_id: Annotated[str, typer.Argument(help="Id of the job.")], data_dir: DataDir = DATA_DIR) -> None:
     """Show one command that was set aside, whole."""
-    found = _queries(data_dir).quarantined_job(_uuid(job_id))
+    found = queries_of(data_dir).quarantined_job(_uuid(job_id))
     if found is None:
         raise Failure(f"No command in quarantine has the job id {job_id}.")
-    out.print_json(json.dumps(_plain(found), default=str))
+    out.print_json(json.dumps(plain(found), default=str))
 
 
 @app.command()
@@ -314,8 +296,8 @@ def demo(
     if api is None and stackfile.read(data_dir / whole.STACK_FILE) is None:
         _demo_on_its_own(people, places)
         return
-    client = _client(api, data_dir)
-    good = _demo(client.origin, _settings(data_dir) if _has_database(data_dir) else None, people, places)
+    client = client_of(api, data_dir)
+    good = _demo(client.origin, settings_of(data_dir) if has_database(data_dir) else None, people, places)
     raise typer.Exit(0 if good else 1)
 
 
@@ -323,43 +305,15 @@ def demo(
 @plainly
 def verify(as_json: AsJson = False, data_dir: DataDir = DATA_DIR) -> None:
     """Replay the whole ledger and compare it with every table and with Redis. Exit status 1 if anything differs."""
-    report = _verified(_settings(data_dir))
+    report = _verified(settings_of(data_dir))
     if as_json:
-        print(json.dumps({"ok": report.ok, **_plain(report)}))
+        print(json.dumps({"ok": report.ok, **plain(report)}))
     else:
         _show_report(report)
     raise typer.Exit(0 if report.ok else 1)
 
 
 # -- what the commands share ---------------------------------------------------------------------------------------------
-
-
-def _client(api: str | None, data_dir: Path) -> Client:
-    running = None if api else stackfile.read(data_dir / whole.STACK_FILE)
-    origin = api or (running.api if running else DEFAULT_ORIGIN)
-    if not origin.startswith(("http://", "https://")):
-        raise Failure(f"--api must begin with http:// or https://, not {origin!r}.")
-    return Client(origin)
-
-
-def _has_database(data_dir: Path) -> bool:
-    return "AFORO_DATABASE_URL" in os.environ or stackfile.read(data_dir / whole.STACK_FILE) is not None
-
-
-def _settings(data_dir: Path) -> Settings:
-    """Where the servers are: from the environment, else of the stack that runs. Raises Failure, SettingsConflict."""
-    running = stackfile.read(data_dir / whole.STACK_FILE)
-    given: dict[str, str] = {}
-    for name in ("database_url", "redis_url"):
-        if f"AFORO_{name.upper()}" not in os.environ and running is not None:
-            given[name] = getattr(running, name)
-    if running is None and "AFORO_DATABASE_URL" not in os.environ:
-        raise Failure(f"No stack runs from {data_dir}, and AFORO_DATABASE_URL is not set: there is no database to look at.")
-    return load(**given)
-
-
-def _queries(data_dir: Path) -> Queries:
-    return Queries(create_engine(_settings(data_dir).database_url, 1))
 
 
 def _good(answer: Answer) -> dict[str, Any]:
@@ -429,7 +383,7 @@ def _demo(origin: str, settings: Settings | None, people: int, places: int) -> b
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(f"{people:,} people, {places:,} places", total=people)
         result = demonstration.run(origin, people, places, lambda n: bar.advance(task, n))
-    _table(("", ""), _demo_rows(result))
+    show_table(("", ""), _demo_rows(result))
     if settings is None:
         out.print("verify: not run, because AFORO_DATABASE_URL is not set.")
         return result.overbooked == 0
@@ -470,29 +424,10 @@ def _verdict(report: verification.Report) -> str:
 
 def _show_report(report: verification.Report) -> None:
     names = ("sessions", "jobs", "reservations", "compared_with_redis", "gaps", "renumbered", "replays", "quarantined")
-    _table(("", ""), [(name.replace("_", " "), f"{getattr(report, name):,}") for name in names])
+    show_table(("", ""), [(name.replace("_", " "), f"{getattr(report, name):,}") for name in names])
     out.print(_verdict(report), markup=False, style="green" if report.ok else "red")
     for difference in report.differences[1:]:
         out.print(f"  {difference}", markup=False)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    table = Table(box=None, pad_edge=False, show_header=any(head), header_style="dim")
-    for index, name in enumerate(head):
-        numbers = bool(rows) and isinstance(rows[0][index], int)
-        table.add_column(name, justify="right" if numbers or (not any(head) and index) else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(str, row))
-    out.print(table)
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    names = getattr(value, "__struct_fields__", None) or value.__slots__
-    return {name: _text(getattr(value, name)) for name in names}
-
-
-def _text(value: Any) -> Any:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _uuid(text: str) -> str:
