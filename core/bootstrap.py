@@ -87,7 +87,7 @@ class ApiServices:
         self.redis = connect_async(loaded.redis_url)
         door_client = connect_async(loaded.redis_url, max_connections=1)
         self.projections = Projections(self.redis, loaded.partitions)
-        door = Door(door_client, loaded.partitions, loaded.max_queued, self.doorbell.ring)
+        door = Door(door_client, loaded.partitions, loaded.max_queued, self.doorbell.ring, self._redis_went_back)
         self.submit = Submit(door, self.load_head, secret)
         write_down = partial(self.in_thread, self.store.found_batch)
         self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
@@ -96,6 +96,7 @@ class ApiServices:
         self.followers = Followers(self._subscriber, self.job)
         self._clients = (self.redis, door_client, self._subscriber)
         self._loading: dict[int, asyncio.Task[bool]] = {}
+        self._recording: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begin to listen for outcomes."""
@@ -186,8 +187,17 @@ class ApiServices:
         never_seen = await self.projections.put_head(view.decided())
         if never_seen and view.last_seq > 0:
             incident = Incident("redis_emptied", session_id, {"last_seq": view.last_seq})
-            log.error(incident.kind, extra={"session_id": session_id, **incident.detail})
-            telemetry.INCIDENTS.labels(incident.kind).inc()
-            partition = partition_of_session(session_id, self.settings.partitions)
-            await self.in_thread(self.store.record_incident, incident, partition)
+            await self._record(incident, partition_of_session(session_id, self.settings.partitions))
         return True
+
+    def _redis_went_back(self, partition: int, accepted: int, found: int) -> None:
+        incident = Incident("redis_went_back", None, {"accepted": accepted, "found": found})
+        task = asyncio.create_task(self._record(incident, partition))
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
+
+    async def _record(self, incident: Incident, partition: int) -> None:
+        """Say it everywhere: log, metrics, Postgres."""
+        log.error(incident.kind, extra={"partition": partition, "session_id": incident.session_id, **incident.detail})
+        telemetry.INCIDENTS.labels(incident.kind).inc()
+        await self.in_thread(self.store.record_incident, incident, partition)

@@ -6,9 +6,10 @@ The Lua scripts under core/lua own the keys and are atomic; this module packs th
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
@@ -30,6 +31,8 @@ ENTRY_FORMAT = 1
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
 PUBLISH_LIMIT = 256
 BELL_MS = 1000
+TOTAL_SECONDS = 86_400
+TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
 IDLE_HEAD_SECONDS = 300
 DONE_CHANNEL = "aforo:done"
 SOCKET_TIMEOUT_SECONDS = 5.0
@@ -211,15 +214,34 @@ class _Knock:
     command: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class _Total:
+    """How many commands Redis had accepted from this process in a partition, and when it said so (monotonic)."""
+
+    accepted: int = 0
+    known_at: float = 0.0
+
+
 class Door:
     """Accepts commands: all that wait go in one round trip, one script call for each partition among them."""
 
-    def __init__(self, client: redis.asyncio.Redis, partitions: int, max_queued: int, ring: Any) -> None:
-        """`ring(partition)` is called, without waiting, when a partition's workers have to be woken."""
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        partitions: int,
+        max_queued: int,
+        ring: Callable[[int], None],
+        went_back: Callable[[int, int, int], None],
+    ) -> None:
+        """Both are called without waiting: `ring(partition)` when a partition's workers have to be woken, and
+        `went_back(partition, accepted, found)` when Redis counts fewer commands accepted from this process than it did before."""
         self._client = client
         self._partitions = partitions
         self._max_queued = max_queued
         self._ring = ring
+        self._went_back = went_back
+        self._who = secrets.token_hex(4)
+        self._totals = [_Total()] * partitions
         self._source = script("accept")
         self._sha: str | None = None
         self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
@@ -243,7 +265,9 @@ class Door:
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 continue
-            depth, pace, rung, answers, found = reply
+            depth, pace, rung, answers, found, before, accepted = reply
+            if accepted:
+                self._count(partition, before, accepted)
             heads = {int(session): session_head(fields) for session, *fields in found}
             if rung:
                 reach("accepted")
@@ -251,6 +275,13 @@ class Door:
             for index, answer in zip(indexes, answers, strict=True):
                 receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
         return receipts
+
+    def _count(self, partition: int, before: int, accepted: int) -> None:
+        """Commands that were lost before they were applied leave no other trace: their numbers are given out again."""
+        total, now = self._totals[partition], time.monotonic()
+        if before < total.accepted and now - total.known_at < TOTAL_TRUSTED_SECONDS:
+            self._went_back(partition, total.accepted, before)
+        self._totals[partition] = _Total(before + accepted, now)
 
     async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
         """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
@@ -271,7 +302,7 @@ class Door:
             self._sha = await self._client.script_load(self._source)
         pipeline = self._client.pipeline(transaction=False)
         for partition, indexes in groups.items():
-            arguments: list[Any] = [self._max_queued, BELL_MS]
+            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS]
             for index in indexes:
                 knock = knocks[index]
                 arguments += (knock.job_id, knock.session_id, knock.record, knock.command)

@@ -27,8 +27,8 @@ class Known:
 class Incident:
     """Something that only lost data can cause; recorded, counted and shown, never hidden."""
 
-    kind: str  # seq_gap | renumbered | redis_emptied
-    session_id: int
+    kind: str  # seq_gap | renumbered | redis_emptied | redis_went_back
+    session_id: int | None
     detail: dict[str, int | str]
 
 

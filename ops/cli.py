@@ -428,6 +428,10 @@ def _show_report(report: verification.Report) -> None:
     out.print(_verdict(report), markup=False, style="green" if report.ok else "red")
     for difference in report.differences[1:]:
         out.print(f"  {difference}", markup=False)
+    if report.notes:
+        out.print("Redis was once put back to an older state; the first commands that were renumbered since:")
+    for note in report.notes:
+        out.print(f"  {note}", markup=False)
 
 
 def _uuid(text: str) -> str:

@@ -33,6 +33,7 @@ from core.replay import complete, evolve
 from core.store import create_engine
 
 SHOWN_DIFFERENCES = 20
+SHOWN_RENUMBERED = 20
 REPLAY_CHUNK = 1000
 REDIS_CHUNK = 500
 MASK = 2**64 - 1
@@ -41,7 +42,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Report:
-    """What was looked at and what differs. `differences` holds the first ones, in words."""
+    """What was looked at and what differs. `differences` holds the first ones, in words, and `notes` the first commands that
+    were renumbered, which is no difference but tells of lost data."""
 
     sessions: int = 0
     jobs: int = 0
@@ -53,12 +55,20 @@ class Report:
     compared_with_redis: int = 0
     difference_count: int = 0
     differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
         """Nothing differs, and no accepted command is missing."""
         return self.difference_count == 0
+
+    def renumber(self, row: LedgerRow) -> None:
+        """Note one command that was applied under another seq than it was accepted with."""
+        self.renumbered += 1
+        if len(self.notes) < SHOWN_RENUMBERED:
+            was = f"accepted as seq {row.accepted_seq}, which another command had"
+            self.notes.append(f"session {row.session_id}: seq {row.seq} (job {row.job_id}) was {was}")
 
     def differs(self, what: str) -> None:
         """Note one difference."""
@@ -189,7 +199,8 @@ class _Replay:
             if row.position <= self._last_position:
                 self._report.differs(f"session {row.session_id}: seq {row.seq} was applied before its predecessor")
             self._last_seq, self._last_position = row.seq, row.position
-            self._report.renumbered += row.accepted_seq is not None
+            if row.accepted_seq is not None:
+                self._report.renumber(row)
             self._report.replays += row.kind == "replay"
             self._report.quarantined += row.outcome == QUARANTINED
 

@@ -11,10 +11,12 @@
 --   aforo:{p}:pace        string  commands applied a second, lately      a minute
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
 --   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
+--   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
 --
--- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, then for each command:
--- job id, session id, the job record up to its seq, the command.
--- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...}}; tags:
+-- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
+-- then for each command: job id, session id, the job record up to its seq, the command.
+-- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...},
+-- the process's total before, accepted}; tags:
 -- A accepted (the record), K known already (the record), F full, H head unknown, E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
@@ -60,11 +62,12 @@ local function accept(job, session, record, command)
   return { 'A', record }
 end
 
-for i = 3, #ARGV, 4 do
+for i = 5, #ARGV, 4 do
   answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 
 local rung = 0
+local before = 0
 if accepted > 0 then
   for session, head in pairs(heads) do
     if head and head.accepted > 0 then
@@ -72,6 +75,9 @@ if accepted > 0 then
       redis.call('PERSIST', prefix .. 's:' .. session)
     end
   end
+  local total = prefix .. 'total:' .. ARGV[3]
+  before = tonumber(redis.call('GET', total) or '0')
+  redis.call('SET', total, before + accepted, 'EX', ARGV[4])
   if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
 end
-return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown }
+return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown, before, accepted }

@@ -9,7 +9,8 @@ import pytest
 from core import crashpoints
 from core.bootstrap import ApiServices
 from core.mailbox import Receipt, key
-from tests.support.driving import KILLED, Driver
+from core.model import RESERVE
+from tests.support.driving import KILLED, Driver, person
 from tests.support.stack import Deployment
 
 HOLDING = ["after_read", "mid_transaction", "before_commit", "after_commit"]
@@ -136,6 +137,56 @@ def test_commands_that_redis_lost_leave_a_gap_that_is_named(driver: Driver) -> N
     assert "accepted commands are missing, seq 2 to 4" in report.differences[0]
 
 
+def test_commands_lost_before_they_were_applied_are_noticed_though_their_numbers_are_given_out_again(driver: Driver) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    driver.reserve(session, "bo", "cy")
+    put_back(driver, saved)
+    receipts = driver.reserve(session, "dee")
+    assert driver.went_back == [(driver.partition(session), 3, 1)]
+    driver.reserve(session, "eve")
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"]
+    assert len(driver.went_back) == 1  # told once
+    driver.check(receipts)
+
+
+def test_what_one_process_lost_is_not_hidden_by_what_another_accepts(driver: Driver) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    driver.reserve(session, "bo")
+    put_back(driver, saved)
+    with Driver(driver.deployment) as other:
+        other.reserve(session, "cy", "dee", "eve")
+        assert other.went_back == []
+    driver.reserve(session, "fay")
+    assert driver.went_back == [(driver.partition(session), 2, 1)]
+
+
+def test_a_redis_that_went_back_is_an_incident(driver: Driver) -> None:
+    session = driver.new_session()
+    asyncio.run(lose_a_command(driver, session))
+    assert driver.deployment.sql("SELECT kind, partition, session_id, detail FROM incidents") == [
+        ("redis_went_back", driver.partition(session), None, {"accepted": 2, "found": 1})
+    ]
+
+
+async def lose_a_command(driver: Driver, session: int) -> None:
+    services = ApiServices(driver.settings)
+    await services.start()
+    try:
+        for name in ("ana", "bo", "cy"):
+            draft = services.submit.draft(RESERVE, session, person(name), "open", None)
+            await services.submit(draft, person(name))
+            if name == "bo":
+                total = next(iter(driver.redis.scan_iter("aforo:*:total:*")))
+                driver.redis.decr(total)  # as if bo had never been accepted
+        while not incidents(driver):
+            await asyncio.sleep(0.01)
+    finally:
+        await services.stop()
+
+
 Saved = list[tuple[bytes, bytes, int]]
 
 
@@ -175,6 +226,8 @@ def test_a_redis_put_back_to_an_older_state_neither_skips_nor_repeats(deployment
         driver.drain_all()
         report = driver.check(receipts)
         assert (report.renumbered, report.gaps) == (3, 0)
+        assert [note.partition(" (job ")[0] for note in report.notes] == [f"session {session}: seq {seq}" for seq in (4, 5, 6)]
+        assert "was accepted as seq 2, which another command had" in report.notes[0]
 
 
 def test_numbering_agrees_again_though_commands_arrive_between_renumbered_batches(deployment: Deployment) -> None:

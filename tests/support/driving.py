@@ -70,8 +70,12 @@ class Driver:
         self._client = connect_async(self.settings.redis_url)
         self.projections = Projections(self._client, self.settings.partitions)
         secret = self.worker.store.deployment(self.settings.partitions)
-        door = Door(self._client, self.settings.partitions, self.settings.max_queued, ring or self.rung)
+        self.went_back: list[tuple[int, ...]] = []
+        door = Door(self._client, self.settings.partitions, self.settings.max_queued, ring or self.rung, self._notice)
         self.submit = Submit(door, self._load_head, secret)
+
+    def _notice(self, *what: int) -> None:
+        self.went_back.append(what)
 
     def __enter__(self) -> Driver:
         return self
