@@ -65,6 +65,10 @@ class Unavailable(AforoError):
     retry_after_seconds = 2
 
 
+class MissingRight(Unavailable):
+    """This database role may not do that. Migrate again, as the owner of the tables (AFORO_OWNER_URL)."""
+
+
 class DecisionInterrupted(AforoError):
     """The batch could not be decided now; its commands stay queued and are tried again."""
 

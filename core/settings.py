@@ -17,6 +17,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="AFORO_", frozen=True, extra="ignore")
 
     database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name")
+    owner_url: str | None = Field(None, description="Postgres as the role that owns the tables; the DATABASE_URL when unset")
     redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS)")
     broker_url: str | None = Field(None, description="Celery's broker; the Redis when unset")
     partitions: int = Field(16, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
@@ -33,9 +34,11 @@ class Settings(BaseSettings):
     metrics_dir: str | None = Field(None, description="folder where processes of one host share their metrics")
     crash_at: str | None = Field(None, description="tests only: the crash point to arm")
 
-    @field_validator("database_url")
+    @field_validator("database_url", "owner_url")
     @classmethod
-    def _postgres_by_psycopg2(cls, url: str) -> str:
+    def _postgres_by_psycopg2(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
         scheme, found, rest = url.partition("://")
         if not found or scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
             raise ValueError("must begin with postgresql://")
@@ -56,6 +59,11 @@ class Settings(BaseSettings):
                 "set TRUST_NETWORK=true if something in front keeps strangers out"
             )
         return self
+
+    @property
+    def owner_database(self) -> str:
+        """The URL for what only the owner of the tables may do: migrations, and the commands of operators that change rows."""
+        return self.owner_url or self.database_url
 
     @property
     def celery_broker(self) -> str:

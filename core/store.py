@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from core.crashpoints import reach
 from core.decide import SETTINGS, Decision, PersonKey
-from core.errors import NotMigrated, SettingsConflict, Unavailable
+from core.errors import MissingRight, NotMigrated, SettingsConflict, Unavailable
 from core.mailbox import Unreadable
 from core.model import (
     CREATE,
@@ -253,6 +253,8 @@ def translated() -> Iterator[None]:
         code = getattr(cause, "pgcode", None)
         if code == "42P01":
             raise NotMigrated from exc
+        if code == "42501":
+            raise MissingRight from exc
         if code is None and isinstance(cause, (psycopg2.OperationalError, psycopg2.InterfaceError)):
             raise Unavailable("Postgres cannot be reached.") from exc
         if code is not None and code.startswith(_NOT_NOW):

@@ -1,4 +1,5 @@
 """The tables, as SQLAlchemy sees them. Migrations create them; the constraints here are the last guard against overbooking.
+At the end stands what the running app may do with each of them.
 
 Every reservation row is written by a ledgered command, and every ledger row stands in the transaction of its effect.
 No foreign keys on the two hot tables: the writing transaction holds its sessions' rows locked, which proves them present,
@@ -183,3 +184,17 @@ deployment = Table(
     Column("partitions", Integer, nullable=False),
     Column("idempotency_secret", LargeBinary, nullable=False),
 )
+
+# What the running app may do, where its role is not the owner's; every migration grants exactly this again. The ledger is
+# append-only to it, who reserved what cannot be rewritten, nothing is deleted, and titles aside a session changes by commands.
+APP_RIGHTS: dict[str, str] = {
+    sessions.name: "SELECT, INSERT, UPDATE",
+    reservations.name: "SELECT, INSERT, UPDATE (status, seats, cancelled_at, rank)",
+    jobs.name: "SELECT, INSERT",
+    batches.name: "SELECT, INSERT",
+    incidents.name: "INSERT",
+    unreadable.name: "SELECT, INSERT",
+    deployment.name: "SELECT",
+    "alembic_version": "SELECT",
+}
+APP_SEQUENCES: dict[str, str] = {positions.name: "USAGE"}

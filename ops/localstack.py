@@ -30,7 +30,9 @@ from core.mailbox import connect
 from ops.supervisor import Program
 
 HOST = "127.0.0.1"
-ROLE = DATABASE = "aforo"
+DATABASE = "aforo"
+OWNER = "aforo"  # of the cluster and the tables: migrates
+APP = "aforo_app"  # what the running processes log in as; the first migration makes it
 CHECK_SECONDS = 30
 INITDB_SECONDS = 120
 INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
@@ -69,10 +71,11 @@ class LocalStackError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server to run, and the URL under which it will answer."""
+    """A server to run, and the URLs under which it will answer: to the app, and to who owns it."""
 
     program: Program
     url: str
+    owner_url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Home:
     user: int | None
     group: int | None
     password: str
+    app_password: str
 
 
 def prepare(data_dir: Path, say: Callable[[str], None]) -> Home:
@@ -104,7 +108,7 @@ def prepare(data_dir: Path, say: Callable[[str], None]) -> Home:
         if not (_reaches(user, group, postgres / "bin" / "postgres") and _reaches(user, group, valkey)):
             postgres, valkey = _copied(postgres, valkey)
             say(f"The servers run as nobody, who cannot reach this installation; they run from a copy in {valkey.parent}.")
-    return Home(postgres / "bin", data, valkey, user, group, _password(data))
+    return Home(postgres / "bin", data, valkey, user, group, _password(data, "password"), _password(data, "password.app"))
 
 
 def postgres(home: Home) -> Server:
@@ -117,7 +121,8 @@ def postgres(home: Home) -> Server:
     port = free_port()
     settings = {**POSTGRES_SETTINGS, "port": str(port)}
     arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    url = f"postgresql://{ROLE}:{home.password}@{HOST}:{port}/{DATABASE}"
+    where = f"{HOST}:{port}/{DATABASE}"
+    owner_url = f"postgresql://{OWNER}:{home.password}@{where}"
     program = Program(
         name="postgres",
         command=[str(home.binaries / "postgres"), "-D", str(cluster), *arguments],
@@ -126,9 +131,9 @@ def postgres(home: Home) -> Server:
         group=home.group,
         folder=home.data,
         stop_signal=signal.SIGINT,  # fast shutdown: roll back and end, without waiting for clients
-        is_ready=lambda: _postgres_answers(url),
+        is_ready=lambda: _postgres_answers(owner_url),
     )
-    return Server(program, url)
+    return Server(program, f"postgresql://{APP}:{home.app_password}@{where}", owner_url)
 
 
 def valkey(home: Home) -> Server:
@@ -151,7 +156,7 @@ def valkey(home: Home) -> Server:
         stop_signal=signal.SIGTERM,
         is_ready=lambda: _valkey_answers(url),
     )
-    return Server(program, url)
+    return Server(program, url, url)
 
 
 def free_port() -> int:
@@ -232,9 +237,9 @@ def _copied(postgres_home: Path, valkey_server: Path) -> tuple[Path, Path]:
     return site / postgres_home.parent.name / postgres_home.name, site / valkey_server.name
 
 
-def _password(data: Path) -> str:
-    """The servers' password, made once: loopback is open to every user of this machine, so the servers are not."""
-    path = data / "password"
+def _password(data: Path, name: str) -> str:
+    """A password for both servers, made once: loopback is open to every user of this machine, so the servers are not."""
+    path = data / name
     try:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -287,7 +292,7 @@ def _make_cluster(cluster: Path, home: Home) -> None:
     try:
         for command, given in (
             (
-                [home.binaries / "initdb", "-D", making, "-U", ROLE, "--pwfile", handed, *INITDB_OPTIONS],
+                [home.binaries / "initdb", "-D", making, "-U", OWNER, "--pwfile", handed, *INITDB_OPTIONS],
                 "",
             ),
             ([home.binaries / "postgres", "--single", "-D", making, "postgres"], f"CREATE DATABASE {DATABASE}\n"),

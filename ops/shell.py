@@ -68,8 +68,8 @@ def settings_of(data_dir: Path) -> Settings:
     """Where the servers are: from the environment, else of the stack that runs. Raises Failure, SettingsConflict."""
     running = stackfile.read(data_dir / STACK_FILE)
     given: dict[str, str] = {}
-    for name in ("database_url", "redis_url"):
-        if f"AFORO_{name.upper()}" not in os.environ and running is not None:
+    for name, variable in (("database_url", "DATABASE_URL"), ("owner_url", "DATABASE_URL"), ("redis_url", "REDIS_URL")):
+        if f"AFORO_{variable}" not in os.environ and running is not None and getattr(running, name):
             given[name] = getattr(running, name)
     if running is None and "AFORO_DATABASE_URL" not in os.environ:
         raise Failure(f"No stack runs from {data_dir}, and AFORO_DATABASE_URL is not set: there is no database to look at.")

@@ -18,11 +18,15 @@ class BrokenStackFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StackFile:
-    """Addresses, and the pid of every process by name. `started` tells a process from a later one of the same pid."""
+    """Addresses, and the pid of every process by name. `started` tells a process from a later one of the same pid.
+
+    `database_url` is the app's; `owner_url`, where it is not the same, for what only the owner of the tables may do.
+    """
 
     api: str
     database_url: str
     redis_url: str
+    owner_url: str = ""
     pids: dict[str, int] = field(default_factory=dict)
     started: dict[str, str] = field(default_factory=dict)
 

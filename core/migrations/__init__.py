@@ -1,4 +1,7 @@
-"""The schema's history, by Alembic. `upgrade` brings a database to the newest revision; any number may call it at once."""
+"""The schema's history, by Alembic. `upgrade` brings a database to the newest revision; any number may call it at once.
+
+It runs as the owner of the tables, and gives the role of the running app its rights.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from core.migrations.roles import grant_to_app
 from core.settings import Settings
 from core.store import LOCK_NAMESPACE, NO_LIMIT, create_engine, found_deployment, translated
 
@@ -30,9 +34,9 @@ def newest() -> str:
 def upgrade(settings: Settings) -> str:
     """Migrate to the newest revision, under an advisory lock; the first time also fix the number of partitions.
 
-    Answers the revision. Raises Unavailable.
+    Answers the revision. Raises Unavailable, SettingsConflict, MissingRight.
     """
-    engine = create_engine(settings.database_url, 1)
+    engine = create_engine(settings.owner_database, 1)
     try:
         with translated(), engine.begin() as connection:
             for limit in ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout"):
@@ -44,6 +48,7 @@ def upgrade(settings: Settings) -> str:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             found_deployment(connection, settings.partitions)
+            grant_to_app(connection, settings.database_url)
     finally:
         engine.dispose()
     return newest()

@@ -126,14 +126,14 @@ def test_a_broken_stack_file_is_told(tmp_path: Path) -> None:
 
 
 def test_migrate_is_for_a_new_database_and_harmless_for_an_old_one(deployment: Deployment) -> None:
-    done = aforo("migrate", **deployment.environment)
+    done = aforo("migrate", **deployment.operator_environment)
     assert (done.returncode, done.stdout.startswith("The database is at revision")) == (0, True)
     deployment.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     done = aforo("verify", **deployment.environment)
     assert (done.returncode, "aforo migrate" in done.stderr) == (1, True)
-    assert aforo("migrate", **deployment.environment).returncode == 0
+    assert aforo("migrate", **deployment.operator_environment).returncode == 0
     assert aforo("verify", **deployment.environment).returncode == 0
-    done = aforo("migrate", **deployment.environment, AFORO_PARTITIONS="8")
+    done = aforo("migrate", **deployment.operator_environment, AFORO_PARTITIONS="8")
     assert aforo("verify", **deployment.environment).returncode == 0
 
 

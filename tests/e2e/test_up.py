@@ -78,6 +78,18 @@ def _is_zombie(pid: int) -> bool:
     return shown.stdout.startswith("Z")
 
 
+def environment_of(pid: int) -> set[str]:
+    """The values in a process's environment; none where the system does not show them."""
+    path = Path(f"/proc/{pid}/environ")
+    return {pair.partition("=")[2] for pair in path.read_text("utf-8").split("\0")} if path.exists() else set()
+
+
+def owners_secrets(stack: dict[str, Any]) -> set[str]:
+    """What no running process may know."""
+    assert stack["owner_url"] != stack["database_url"]
+    return {stack["owner_url"]}
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="aforo-test-up-") as name:
@@ -103,6 +115,8 @@ def test_the_whole_life_of_a_stack(folder: Path) -> None:
     before = up.stack
     assert (before["api"], set(before["pids"])) == (origin, NAMES)
     assert all(alive(pid) for pid in before["pids"].values())
+    for name in ("worker", "sweeper", "api"):
+        assert environment_of(before["pids"][name]).isdisjoint(owners_secrets(before))
     assert connect(before["redis_url"]).config_get("appendfsync") == {"appendfsync": "always"}
 
     # A second one in the same folder is refused and disturbs nothing.
@@ -138,7 +152,7 @@ def test_the_whole_life_of_a_stack(folder: Path) -> None:
 
 
 def test_servers_that_are_given_are_used_and_none_is_started(folder: Path, deployment: Deployment) -> None:
-    up = Up(folder, last_line="Aforo is ready", **deployment.environment)
+    up = Up(folder, last_line="Aforo is ready", **deployment.operator_environment)
     try:
         assert set(up.stack["pids"]) == NAMES - {"postgres", "valkey"}
         assert up.stack["database_url"] == deployment.database_url

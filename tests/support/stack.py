@@ -26,10 +26,11 @@ _names = itertools.count(1)
 
 @dataclass(frozen=True)
 class Deployment:
-    """A database and a Redis of one's own, and the settings that name them."""
+    """A database and a Redis of one's own, and the settings that name them: as the app, and as who owns them."""
 
     database_url: str
     redis_url: str
+    owner_url: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -40,8 +41,13 @@ class Deployment:
             "AFORO_LOG_LEVEL": "warning",
         }
 
+    @property
+    def operator_environment(self) -> dict[str, str]:
+        """The variables of somebody who migrates."""
+        return {**self.environment, "AFORO_OWNER_URL": self.owner_url}
+
     def settings(self, **overrides: object) -> Settings:
-        """The same for use in this process."""
+        """The same as `environment` for use in this process."""
         return Settings(database_url=self.database_url, redis_url=self.redis_url, **overrides)
 
     def redis(self) -> redis.Redis:
@@ -49,8 +55,8 @@ class Deployment:
         return connect(self.redis_url)
 
     def sql(self, statement: str, *parameters: object) -> list[tuple]:
-        """Run one statement in a transaction of its own; its rows, if it has any."""
-        connection = psycopg2.connect(self.database_url, options="-c default_transaction_read_only=off")
+        """Run one statement as the owner, in a transaction of its own; its rows, if it has any."""
+        connection = psycopg2.connect(self.owner_url, options="-c default_transaction_read_only=off")
         try:
             with connection, connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -68,17 +74,18 @@ class Servers:
         home = localstack.prepare(folder, lambda line: None)
         servers = (localstack.postgres(home), localstack.valkey(home))
         self.database_url, self.redis_url = (server.url for server in servers)
+        self.owner_url = servers[0].owner_url
         self._running = ExitStack()
         self.postgres, self.valkey = (self._run(server.program) for server in servers)
         self._admin("CREATE DATABASE " + TEMPLATE)
-        template = Deployment(self._database(TEMPLATE), self._redis(0))
-        migrations.upgrade(template.settings())
+        template = self._deployment(TEMPLATE, 0)
+        migrations.upgrade(template.settings(owner_url=template.owner_url))
 
     def deployment(self) -> Deployment:
         """A new migrated database, and a Redis database that nobody else has, empty. Give it back with `drop`."""
         name = f"aforo_{next(_names)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        found = Deployment(self._database(name), self._redis(self._free.pop()))
+        found = self._deployment(name, self._free.pop())
         found.redis().flushdb()
         return found
 
@@ -96,19 +103,22 @@ class Servers:
         self._running.callback(running.kill)  # nothing here has to last
         return running
 
-    def _database(self, name: str) -> str:
-        return f"{self.database_url.rpartition('/')[0]}/{name}"
-
-    def _redis(self, number: int) -> str:
-        return f"{self.redis_url.rpartition('/')[0]}/{number}"
+    def _deployment(self, database: str, redis_database: int) -> Deployment:
+        return Deployment(
+            _named(self.database_url, database), _named(self.redis_url, redis_database), _named(self.owner_url, database)
+        )
 
     def _admin(self, statement: str) -> None:
-        connection = psycopg2.connect(self._database("postgres"))
+        connection = psycopg2.connect(_named(self.owner_url, "postgres"))
         connection.autocommit = True
         try:
             connection.cursor().execute(statement)
         finally:
             connection.close()
+
+
+def _named(url: str, database: object) -> str:
+    return f"{url.rpartition('/')[0]}/{database}"
 
 
 class Stack:

@@ -1,0 +1,130 @@
+"""The rights of the running app: all other tests run with them, these try what they do not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import psycopg2
+import pytest
+from sqlalchemy.engine import make_url
+
+from core import migrations
+from core.errors import MissingRight, SettingsConflict
+from core.tables import APP_RIGHTS, metadata
+from tests.support.driving import Driver
+from tests.support.stack import Deployment
+
+FORBIDDEN = (
+    "UPDATE jobs SET outcome = 'confirmed'",
+    "UPDATE reservations SET email = 'x'",
+    "UPDATE deployment SET partitions = 1",
+    "UPDATE alembic_version SET version_num = '0'",
+    "SELECT * FROM jobs FOR UPDATE",
+    "SELECT setval('positions', 1)",
+    *(f"DELETE FROM {table}" for table in APP_RIGHTS),
+    *(f"TRUNCATE {table}" for table in APP_RIGHTS),
+    *(f"DROP TABLE {table}" for table in APP_RIGHTS),
+    *(f"ALTER TABLE {table} ADD COLUMN x int" for table in APP_RIGHTS),
+    "CREATE TABLE mine (id int)",
+    "CREATE VIEW mine AS SELECT 1",
+    "CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE SCHEMA mine",
+    "CREATE ROLE mine",
+    "CREATE DATABASE mine",
+    "DROP INDEX reservations_one_live_per_person",
+    "COPY jobs TO PROGRAM 'cat'",
+    "SELECT pg_read_file('/etc/hostname')",
+    "SELECT rolpassword FROM pg_authid",
+    "ALTER SYSTEM SET fsync = off",
+)
+
+
+def as_user(url: str, user: str, password: str) -> str:
+    """The same database, for somebody else."""
+    return make_url(url).set(username=user, password=password).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def app(deployment: Deployment) -> Iterator[psycopg2.extensions.connection]:
+    """A connection as the running app has it."""
+    with closing(psycopg2.connect(deployment.database_url)) as connection:
+        connection.autocommit = True
+        yield connection
+
+
+def test_the_app_reads_and_books_and_can_do_nothing_else(app: psycopg2.extensions.connection) -> None:
+    allowed = []
+    for statement in FORBIDDEN:
+        with app.cursor() as cursor:
+            try:
+                cursor.execute(statement)
+            except psycopg2.errors.InsufficientPrivilege:
+                continue
+            allowed.append(statement)
+    assert allowed == []
+
+
+def test_its_role_is_nobody_special(deployment: Deployment, app: psycopg2.extensions.connection) -> None:
+    (special,) = deployment.sql(
+        "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname = %s",
+        app.info.user,
+    )
+    owners = deployment.sql("SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'")
+    assert special == (False,)
+    assert owners != []
+    assert (app.info.user,) not in owners
+
+
+def test_every_table_says_what_the_app_may_do_with_it() -> None:
+    assert set(APP_RIGHTS) == set(metadata.tables) | {"alembic_version"}
+
+
+def test_a_missing_right_is_told_and_does_not_count_against_a_command(driver: Driver) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana")
+    driver.deployment.sql("REVOKE INSERT ON jobs FROM aforo_app")
+    for _ in range(5):
+        with pytest.raises(MissingRight, match="AFORO_OWNER_URL"):
+            driver.drain(driver.partition(session))
+    settings = driver.deployment.settings(owner_url=driver.deployment.owner_url)
+    migrations.upgrade(settings)  # which grants everything again
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"]
+    driver.check(receipts)
+
+
+def test_what_a_release_no_longer_needs_is_taken_back(deployment: Deployment) -> None:
+    deployment.sql("GRANT ALL ON jobs TO aforo_app; GRANT UPDATE (outcome) ON jobs TO aforo_app")
+    migrations.upgrade(deployment.settings(owner_url=deployment.owner_url))
+    assert deployment.sql("SELECT has_any_column_privilege('aforo_app', 'jobs', 'UPDATE')") == [(False,)]
+    assert deployment.sql("SELECT has_table_privilege('aforo_app', 'jobs', 'INSERT')") == [(True,)]
+
+
+def test_only_the_owner_migrates(deployment: Deployment) -> None:
+    with pytest.raises(MissingRight):
+        migrations.upgrade(deployment.settings())
+
+
+def test_a_role_that_is_not_there_is_made_with_its_password(deployment: Deployment) -> None:
+    url = as_user(deployment.database_url, "Somebody %new", "pässword'%")
+    migrations.upgrade(replace(deployment, database_url=url).settings(owner_url=deployment.owner_url))
+    try:
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT current_user, count(*) FROM jobs")
+            assert cursor.fetchall() == [("Somebody %new", 0)]
+    finally:
+        deployment.sql('DROP OWNED BY "Somebody %new"; DROP ROLE "Somebody %new"'.replace("%", "%%"))
+
+
+def test_a_role_that_nobody_may_make_is_asked_for(deployment: Deployment) -> None:
+    deployment.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE ROLE modest LOGIN PASSWORD 'x'")
+    deployment.sql("GRANT ALL ON SCHEMA public TO modest")
+    owner, app = as_user(deployment.owner_url, "modest", "x"), as_user(deployment.database_url, "nobody", "x")
+    settings = replace(deployment, database_url=app).settings(owner_url=owner)
+    try:
+        with pytest.raises(SettingsConflict, match=r"no database role nobody .* modest may not make it"):
+            migrations.upgrade(settings)
+    finally:
+        deployment.sql("DROP OWNED BY modest; DROP ROLE modest")
