@@ -19,7 +19,7 @@ import msgspec
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from core.crashpoints import reach
@@ -30,6 +30,8 @@ from core.model import ARGUMENTS_OF, JOB_FORMAT, SEATS_MAX, Arguments, Command, 
 ENTRY_FORMAT = 1
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
 PUBLISH_LIMIT = 256
+PORTION_LIMIT = 32  # of a batch over which a worker died, how many are tried together
+BATCH, PORTION, ONE = "batch", "portion", "one"
 BELL_MS = 1000
 TOTAL_SECONDS = 86_400
 TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
@@ -101,15 +103,24 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What lay at the start of a mailbox. `suspect` is the last entry of a batch over which a worker died, or ''."""
+    """What lay at the start of a mailbox. `suspect` is the last entry of a batch over which a worker died, or ''; `near` that
+    of the portion of it over which the next one died, too. After a death there is nothing here but what is in doubt."""
 
     suspect: str
+    near: str
     entries: list[Entry]
     unreadable: list[Unreadable]
 
     @property
     def is_empty(self) -> bool:
         return not self.entries and not self.unreadable
+
+    @property
+    def way(self) -> str:
+        """How they are to be tried: BATCH, after a death by the PORTION, after another ONE by one."""
+        if not self.suspect:
+            return BATCH
+        return ONE if self.near or len(self.entries) <= PORTION_LIMIT else PORTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +363,8 @@ class Mailbox:
 
     def take(self, partition: int, limit: int) -> Taken:
         """The oldest entries, at most `limit`; they stay until published. Raises Unavailable."""
-        suspect, rows = self._run(partial(self._take, keys=[key(partition, "mailbox")], args=[limit]))
-        taken = Taken(suspect.decode(), [], [])
+        suspect, near, rows = self._run(partial(self._take, keys=[key(partition, "mailbox")], args=[limit]))
+        taken = Taken(suspect.decode(), near.decode(), [], [])
         for stream_id, flat in rows:
             fields = dict(zip(flat[::2], flat[1::2], strict=True))
             read = decode_entry(stream_id.decode(), fields)
@@ -364,12 +375,23 @@ class Mailbox:
         """Name the one command about to be tried by itself. How many workers died over it so far. Raises Unavailable."""
         return self._run(partial(self._name, keys=[key(partition, "mailbox")], args=[stream_id]))
 
-    def forgive(self, partition: int, one_by_one: bool) -> None:
-        """The batch failed, but not by its commands' fault: take the mark back, as far as Redis can be reached."""
+    def narrow(self, partition: int, stream_id: str) -> None:
+        """Mark the last entry of the portion about to be tried. Raises Unavailable."""
+        try:
+            self._client.hset(key(partition, "trial"), "near", stream_id)
+        except OutOfMemoryError:
+            return  # It must be tried all the same, only without the mark.
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+
+    def forgive(self, partition: int, way: str) -> None:
+        """What was tried this way failed, but not by its commands' fault: take the mark back, as far as Redis can be reached."""
         trial = key(partition, "trial")
         try:
-            if one_by_one:
+            if way == ONE:
                 self._client.hincrby(trial, "deaths", -1)
+            elif way == PORTION:
+                self._client.hdel(trial, "near")
             else:
                 self._client.delete(trial)
         except (RedisError, OSError):

@@ -18,7 +18,7 @@ from core import telemetry
 from core.crashpoints import is_armed, reach
 from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
-from core.mailbox import Entry, Publication, Receipt, Taken, Unreadable, draft_job
+from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Entry, Publication, Receipt, Taken, Unreadable, draft_job
 from core.model import (
     CANCEL,
     CONFIGURE,
@@ -84,7 +84,8 @@ class MailboxPort(Protocol):
 
     def take(self, partition: int, limit: int) -> Taken: ...
     def name(self, partition: int, stream_id: str) -> int: ...
-    def forgive(self, partition: int, one_by_one: bool) -> None: ...
+    def narrow(self, partition: int, stream_id: str) -> None: ...
+    def forgive(self, partition: int, way: str) -> None: ...
     def publish(self, partition: int, news: Publication) -> int: ...
 
 
@@ -116,7 +117,7 @@ class Drain:
 
     def _batch(self, partition: int) -> tuple[int, int]:
         started = time.monotonic()
-        one_by_one: bool | None = None  # None: nothing was taken, so there is nothing to take back
+        way: str | None = None  # None: nothing was taken, so there is nothing to take back
         try:
             with self._store.batch(partition) as batch:
                 if batch is None:
@@ -124,13 +125,13 @@ class Drain:
                 taken = self._mailbox.take(partition, self._batch_size)
                 if taken.is_empty:
                     return 0, 0
-                one_by_one = bool(taken.suspect)
+                way = taken.way
                 reach("after_read")
                 applied = self._apply(batch, partition, taken)
                 reach("before_commit")
         except Unavailable:
-            if one_by_one is not None:
-                self._mailbox.forgive(partition, one_by_one)
+            if way is not None:
+                self._mailbox.forgive(partition, way)
             raise
         reach("after_commit")
         news = applied.publication(self._measure(partition, applied.count, started), taken)
@@ -160,14 +161,18 @@ class Drain:
         return Applied(batch.applied_at, entries, unreadable, sessions, known_jobs, numbered, decision, earlier)
 
     def _selected(self, partition: int, taken: Taken, known: dict[str, tuple[Job, Known]]) -> list[Entry]:
-        """All entries; or, after a death, those the ledger knows at the start, or else the first one by itself."""
-        if not taken.suspect:
+        """All entries; or, after a death, those the ledger knows at the start, or else the first few, or the first by itself."""
+        if taken.way == BATCH:
             return _up_to_a_resize(taken.entries)
         safe = 0
         while safe < len(taken.entries) and taken.entries[safe].command.job_id in known:
             safe += 1
         if safe or not taken.entries:
             return taken.entries[:safe]  # none of them is decided again, so a resize among them does not matter
+        if taken.way == PORTION:
+            portion = _up_to_a_resize(taken.entries[:PORTION_LIMIT])
+            self._mailbox.narrow(partition, portion[-1].stream_id)
+            return portion
         first = taken.entries[0]
         deaths = self._mailbox.name(partition, first.stream_id)
         if deaths >= DEATHS_TO_QUARANTINE:
@@ -247,7 +252,7 @@ class Applied:
         rows: list[tuple[str, Job | None]] = [(u.stream_id, None) for u in self.unreadable]
         rows += [(e.stream_id, jobs[e.command.job_id]) for e in self.entries]
         sessions = {**self.sessions, **self.decision.sessions}
-        over = not taken.suspect or not taken.entries or rows[-1][0] == taken.suspect
+        over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
         return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace)
 
 

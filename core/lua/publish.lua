@@ -5,7 +5,7 @@
 -- version, and its statuses only replace ones still queued.
 --
 -- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
--- trial ('over', or 'on' while commands are tried one by one),
+-- trial ('over', or 'on' while commands are tried in portions or one by one),
 -- number of entries, entry ids ...,
 -- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift) ...,
 -- number of jobs, (job id, session id, record) ...,

@@ -1,9 +1,11 @@
 -- Reads the oldest entries of a mailbox, and leaves a mark that goes when they are applied: who finds it knows that the
 -- worker before died over them. The caller holds the partition's lock. Keys: see accept.lua.
 --
---   aforo:{p}:trial  hash  until: last entry of the batch under way; name, deaths: the command being tried by itself
+--   aforo:{p}:trial  hash  until: last entry of the batch under way; near: last entry of the portion of it being tried;
+--                          name, deaths: the command being tried by itself
 --
--- KEYS[1] the mailbox. ARGV: most entries to read. Answers {until or '' if nobody died, entries}.
+-- KEYS[1] the mailbox. ARGV: most entries to read. Answers {until or '' if nobody died, near or '' if nobody died over the
+-- portion at the start, entries}: after a death only those in doubt.
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local trial = prefix .. 'trial'
@@ -18,11 +20,16 @@ end
 local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])
 if #entries == 0 then
   redis.call('DEL', trial, prefix .. 'bell')
-  return { '', entries }
+  return { '', '', entries }
 end
 local suspect = redis.call('HGET', trial, 'until')
-if suspect and not after(entries[1][1], suspect) then return { suspect, entries } end
+if suspect and not after(entries[1][1], suspect) then
+  local near = redis.call('HGET', trial, 'near')
+  if not near or after(entries[1][1], near) then near = '' end
+  local doubted = near == '' and suspect or near
+  return { suspect, near, redis.call('XRANGE', KEYS[1], '-', doubted, 'COUNT', ARGV[1]) }
+end
 if suspect then redis.call('DEL', trial) end
 -- Written last and allowed to fail: at maxmemory a batch must still be drained, only without the mark.
 redis.pcall('HSET', trial, 'until', entries[#entries][1])
-return { '', entries }
+return { '', '', entries }

@@ -98,6 +98,50 @@ def test_a_command_that_kills_its_worker_is_quarantined_after_three_deaths(drive
     assert driver.job(found.job_id).status == "failed"  # type: ignore[union-attr]
 
 
+def test_a_killer_in_a_large_batch_is_found_without_trying_each_command_by_itself(driver: Driver) -> None:
+    session = driver.new_session(capacity=300)
+    names = [f"guest{number}" for number in range(200)]
+    receipts = driver.reserve(session, *names[:99], "bad", *names[99:])
+    partition, point = driver.partition(session), "deciding=bad@example.org"
+    deaths = 0
+    while driver.drain_in_a_process(partition, point) == KILLED:
+        deaths += 1
+        assert deaths < 10
+    assert deaths == 5  # in its batch, in its portion, then three times by itself
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 99 + ["quarantined"] + ["confirmed"] * 101
+    batches = driver.deployment.sql("SELECT count(DISTINCT batch) FROM jobs WHERE session_id = %s AND seq > 0", session)
+    assert batches[0][0] < 50  # three portions, the fourth one by one, then three more
+    assert driver.check(receipts).quarantined == 1
+
+
+def test_a_crash_that_no_command_caused_costs_a_large_batch_a_few_transactions(driver: Driver) -> None:
+    session = driver.new_session(capacity=300)
+    receipts = driver.reserve(session, *(f"guest{number}" for number in range(250)))
+    assert driver.drain_in_a_process(driver.partition(session), "before_commit") == KILLED
+    driver.drain_all()
+    batches = driver.deployment.sql("SELECT count(DISTINCT batch) FROM jobs WHERE session_id = %s AND seq > 0", session)
+    assert batches[0][0] == -(-250 // 32) - 1 + 250 % 32  # the last few go one by one
+    assert driver.check(receipts).quarantined == 0
+
+
+def test_a_portion_that_could_not_be_tried_for_want_of_postgres_is_not_held_against_it(driver: Driver) -> None:
+    session = driver.new_session(capacity=300)
+    receipts = driver.reserve(session, *(f"guest{number}" for number in range(100)))
+    partition = driver.partition(session)
+    assert driver.drain_in_a_process(partition, "before_commit") == KILLED
+
+    def unavailable() -> None:
+        raise Unavailable
+
+    crashpoints.arm("before_commit", unavailable)
+    with pytest.raises(Unavailable):
+        driver.drain(partition)
+    assert driver.redis.hkeys(key(partition, "trial")) == [b"until"]
+    driver.drain_all()
+    assert driver.check(receipts).quarantined == 0
+
+
 def test_a_crash_that_no_command_caused_quarantines_nobody(driver: Driver) -> None:
     session = driver.new_session()
     receipts = []
