@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import runpy
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,16 +34,18 @@ NO_PARTITION_LOCK = "SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epo
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """`at`: a crash point, as core/crashpoints.py reads it; `do` there: kill, stop or linger, and (but for kill) again at
-    each `again`th time. `log`: a file that gets the time of each. `off`: guards to do without. `bells`: how often each is rung.
+    """`at`: crash points, as core/crashpoints.py reads them, of which each process chooses one by `seed` and its pid; `do` there:
+    kill, stop or linger (these two again whenever it comes there, the next time after `again` passes). `log`: a file that gets
+    a line for each.
     """
 
-    at: str | None = None
+    at: tuple[str, ...] = ()
     do: str = "kill"
-    again: int | None = None
+    again: int = 1
+    seed: str = ""
     log: str | None = None
-    off: tuple[str, ...] = ()
-    bells: int = 1
+    off: tuple[str, ...] = ()  # guards to do without
+    bells: int = 1  # how often each is rung
     miscounts: bool = False  # decide() sells a place too many
     halves: bool = False  # of each mailbox, a process sees only every second entry: its pid says which
 
@@ -53,10 +57,26 @@ class Rig:
         return replace(program, command=[python, "-m", MODULE, *rest], environment=environment)
 
 
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """A line of a rig's log: which process did what it was told, where, and when (wall clock)."""
+
+    pid: int
+    point: str
+    ms: float
+
+
+def strikes(log: Path) -> list[Struck]:
+    """All of them so far."""
+    lines = log.read_text("ascii").splitlines() if log.exists() else []
+    return [Struck(int(pid), point, float(ms)) for pid, point, ms in map(str.split, lines)]
+
+
 def arrange(rig: Rig) -> None:
-    """Arrange it in this process."""
-    if rig.at is not None:
-        crashpoints.arm(rig.at, lambda: _act(rig))
+    """Arrange it in this process and in those it will start."""
+    if rig.at:
+        _arm(rig)
+        os.register_at_fork(after_in_child=lambda: _arm(rig))
     if "partition lock" in rig.off:
         store.LOCK = NO_PARTITION_LOCK
     if "row lock" in rig.off:
@@ -70,15 +90,19 @@ def arrange(rig: Rig) -> None:
         _see_half()
 
 
-def _act(rig: Rig) -> None:
+def _arm(rig: Rig) -> None:
+    crashpoints.disarm()
+    point = random.Random(f"{rig.seed}/{os.getpid()}").choice(rig.at)
+    crashpoints.arm(point, lambda: _strike(rig, point.partition("#")[0]))
+
+
+def _strike(rig: Rig, point: str) -> None:
     if rig.log is not None:
         with open(rig.log, "a", encoding="ascii") as log:
-            log.write(f"{os.getpid()} {time.time()}\n")
+            log.write(f"{os.getpid()} {point} {time.time() * 1000:.1f}\n")
     if rig.do == "kill":
         crashpoints.kill_this_process()
-    if rig.again is not None:
-        name = rig.at.partition("#")[0]
-        crashpoints.arm(f"{name}#{rig.again}", lambda: _act(rig))
+    crashpoints.arm(f"{point}#{rig.again}", lambda: _strike(rig, point))
     if rig.do == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     else:
@@ -101,7 +125,7 @@ def _see_half() -> None:
     def take_half(self: Mailbox, partition: int, limit: int) -> Any:
         taken = take(self, partition, limit)
         seen = [e for e in taken.entries if int(e.stream_id.partition("-")[2]) % 2 == os.getpid() % 2]
-        return replace(taken, suspect="", entries=seen)
+        return replace(taken, suspect="", near="", entries=seen)
 
     Mailbox.take = take_half
 

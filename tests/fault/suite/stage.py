@@ -12,8 +12,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +46,8 @@ class Stage:
         environments: Mapping[str, Mapping[str, str]] | None = None,
         **settings: str,
     ) -> None:
-        """`pool`: processes of each worker. `settings`: variables for all, without AFORO_, in lower case; `environments`: more
-        variables, and `rigs`: for programs of one sort (api, worker, sweeper) only."""
+        """`pool`: processes of each worker. `settings`: variables for all, without AFORO_, in lower case. `environments` (more
+        variables) and `rigs`: by the program's name."""
         self.deployment = deployment
         self.folder = folder
         self.pool = pool
@@ -87,13 +87,11 @@ class Stage:
             self._add(_numbered("sweeper", number), sweeper_program)
         self._thread.start()
         for number in range(workers):
-            name = _numbered("worker", number)
-            until(lambda name=name: len(self.children(name)) >= self.pool, START_SECONDS, f"{name} has its processes")
+            self.whole(_numbered("worker", number))
 
     def _add(self, name: str, make: Callable[[dict[str, str]], Program], is_ready: Callable[[], bool] | None = None) -> None:
-        sort = name.partition("-")[0]
-        program = replace(make({**self._environment, **self._environments.get(sort, {})}), name=name, is_ready=is_ready)
-        self._supervisor.start(self._rigs[sort].applied_to(program) if sort in self._rigs else program)
+        program = replace(make({**self._environment, **self._environments.get(name, {})}), name=name, is_ready=is_ready)
+        self._supervisor.start(self._rigs[name].applied_to(program) if name in self._rigs else program)
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_SECONDS):
@@ -132,6 +130,27 @@ class Stage:
     def names(self, sort: str) -> list[str]:
         """The programs of one sort that are running."""
         return [name for name in self._supervisor.pids() if name.partition("-")[0] == sort]
+
+    def whole(self, name: str, seconds: float = START_SECONDS) -> list[int]:
+        """The pids of a worker's pool, once all of them are there."""
+
+        def pids() -> list[int]:
+            found = self.children(name)
+            return found if len(found) >= self.pool else []
+
+        return until(pids, seconds, f"{name} has its processes")
+
+    @contextmanager
+    def stopped(self, *names: str) -> Iterator[None]:
+        """Nobody of these programs' working processes does anything meanwhile."""
+        pids = [pid for name in names for pid in self.children(name) or [self.pid(name)] if pid is not None]
+        for pid in pids:
+            send(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                send(pid, signal.SIGCONT)
 
     def log(self, name: str) -> str:
         """What a program has written, over all its lives."""
