@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 import falcon
@@ -42,6 +44,28 @@ class MissingToken(errors.AforoError):
     """The manage token of the reservation is needed, as Authorization: Bearer."""
 
 
+class BadRequest(errors.AforoError):
+    """This is not a request as HTTP/1.1 has them."""
+
+
+class HeadTooLarge(errors.AforoError):
+    """The request's headers are too many or too long."""
+
+
+class AddressTooLong(errors.AforoError):
+    """The request's path and query are too long."""
+
+
+class RequestTimeout(errors.AforoError):
+    """The request did not arrive in time."""
+
+
+class TooManyConnections(errors.AforoError):
+    """There are too many connections. Try again shortly."""
+
+    retry_after_seconds = 2
+
+
 TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     InvalidJson: (400, "invalid_json", "The body is not valid JSON"),
     errors.UnknownSession: (404, "session_not_found", "No such session"),
@@ -51,6 +75,11 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     MissingToken: (401, "token_required", "A token is needed"),
     MissingIdempotencyKey: (422, "idempotency_key_required", "Idempotency-Key is missing"),
     errors.NotYetApplied: (503, "not_yet_applied", "Not applied yet"),
+    RequestTimeout: (408, "request_timeout", "The request took too long"),
+    AddressTooLong: (414, "address_too_long", "The address is too long"),
+    HeadTooLarge: (431, "head_too_large", "The headers are too large"),
+    BadRequest: (400, "bad_request", "Bad Request"),
+    TooManyConnections: (503, "too_many_connections", "Too many connections"),
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),
     errors.InvalidFields: (422, "invalid_fields", "Some fields are missing or wrong"),
@@ -83,6 +112,22 @@ def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, deta
     resp.data = msgspec.json.encode({**body, **more})
 
 
+def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A whole HTTP/1.1 answer, for what is refused before there is a request that the application could answer."""
+    status, code, title = TABLE[kind]
+    exc, spoken = kind(), messages.preferred(accept_language)
+    detail = messages.detail(exc, spoken)
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, "request_id": None}
+    content = msgspec.json.encode(body)
+    lines = [b"%s: %s" % pair for pair in headers]
+    lines += [b"content-type: " + PROBLEM.encode(), b"content-language: " + spoken.encode(), b"vary: accept-language"]
+    if status == 503:
+        lines.append(b"retry-after: %d" % getattr(exc, "retry_after_seconds", 2))
+    lines += [b"content-length: %d" % len(content), b"connection: close"]
+    first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
+    return b"\r\n".join([first, *lines, b"", content])
+
+
 def refusal(req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:
     """Render a refused outcome: 404 for a reservation that is not there, 409 for all else."""
     status, code = 404 if job.outcome == NOT_FOUND else 409, job.outcome or ""
@@ -102,6 +147,8 @@ async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.Aforo
         resp.set_header("WWW-Authenticate", "Bearer")
     if status == 503:
         resp.set_header("Retry-After", str(getattr(exc, "retry_after_seconds", 2)))
+    if status == 413:
+        resp.set_header("Connection", "close")  # what is left of the body is not read
     if status == 500:
         log.error("internal_error", exc_info=exc)
     spoken = messages.language(req)

@@ -20,6 +20,7 @@ ORDERINGS: Final = ("start_time", "-start_time", "id", "-id")
 LARGEST_SEQ: Final = 9_999_999_999
 LONGEST_WAIT_SECONDS: Final = 30
 LARGEST_ID: Final = 2**63 - 1
+TRUNCATED: Final = "aforo.truncated"  # in a request's scope: its body broke off
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,128}", re.ASCII)

@@ -12,6 +12,7 @@ import msgspec
 
 from api.errors import BodyTooLarge, InvalidJson, UnsupportedMediaType
 from api.messages import sentence
+from api.requests import TRUNCATED
 from core import validation
 from core.batches import Wanted
 from core.errors import InvalidFields
@@ -36,6 +37,7 @@ from core.queries import OwnReservation, ReservationView, SessionView
 TOO_LARGE = "The body must be at most {limit} bytes."
 NOT_JSON = "The body is not valid JSON: {reason}"
 EMPTY = "The body is empty."
+BROKE_OFF = "The body broke off."
 BODY_BYTES = 16 * 1024
 BATCH_BYTES = 512 * 1024
 BATCH_MAX = 1000
@@ -144,6 +146,8 @@ async def read_body(req: falcon.asgi.Request, shape: type[Shape], limit_bytes: i
     body = await req.stream.read(limit_bytes + 1)
     if len(body) > limit_bytes:
         raise BodyTooLarge(TOO_LARGE, limit=limit_bytes)
+    if TRUNCATED in req.scope:
+        raise InvalidJson(BROKE_OFF)  # it may look whole without being it
     return parse(body, shape)
 
 

@@ -3,15 +3,22 @@
 Processes are forked before any connection exists; each builds its own application.
 """
 
+import logging
+import resource
+from functools import partial
 from typing import ClassVar
 
 from uvicorn_worker import UvicornWorker
 
+from api.connections import Guard, Limits
+from api.protocol import GuardedProtocol
 from core import telemetry
 from core.settings import load
 
 GRACEFUL_SECONDS = 35  # longer than the longest `Prefer: wait`
+OTHER_FILES = 200  # that a process may have open beside its connections
 
+log = logging.getLogger(__name__)
 _settings = load()
 
 
@@ -20,12 +27,13 @@ class Worker(UvicornWorker):
 
     CONFIG_KWARGS: ClassVar[dict[str, object]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": partial(GuardedProtocol, Guard(Limits.of(_settings))),
         "ws": "none",
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
-        "proxy_headers": False,
+        "proxy_headers": bool(_settings.trusted_proxies),
+        "forwarded_allow_ips": _settings.trusted_proxies,
         "log_config": None,
         "timeout_graceful_shutdown": GRACEFUL_SECONDS,
     }
@@ -34,6 +42,17 @@ class Worker(UvicornWorker):
 def post_worker_init(worker: object) -> None:
     """After gunicorn has set its own log handlers up, put everything into one JSON stream."""
     telemetry.configure_logging(_settings.log_level, "api")
+    allow_open_files(_settings.max_connections + OTHER_FILES)
+
+
+def allow_open_files(wanted: int) -> None:
+    """Let this process have as many connections as are allowed, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < possible:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+    if possible < wanted:
+        log.warning("few_open_files", extra={"allowed": possible, "wanted": wanted})
 
 
 def child_exit(server: object, worker: UvicornWorker) -> None:
@@ -47,7 +66,7 @@ worker_class = "api.server.Worker"
 backlog = 2048
 timeout = 60
 graceful_timeout = GRACEFUL_SECONDS
-keepalive = 75
+keepalive = int(_settings.idle_seconds)
 preload_app = False
 control_socket_disable = True
 accesslog = None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from functools import cached_property
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SettingsConflict
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 
 class Settings(BaseSettings):
@@ -29,6 +33,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port the API listens on")
     api_processes: int = Field(2, ge=1, le=64, description="gunicorn worker processes")
     worker_processes: int = Field(2, ge=1, le=64, description="Celery worker processes on this machine")
+    trusted_proxies: str = Field("", description="addresses and networks whose X-Forwarded-For is believed, by commas")
+    max_connections: int = Field(10_000, ge=1, description="connections of one API process; more get 503")
+    max_connections_per_address: int = Field(2000, ge=0, description="of them from one address, proxies apart; 0: any")
+    head_seconds: Seconds = Field(10.0, description="how long a request's head may take to arrive")
+    body_seconds: Seconds = Field(30.0, description="how long its body may take")
+    idle_seconds: Seconds = Field(75.0, description="how long a connection may rest between requests")
+    send_seconds: Seconds = Field(30.0, description="how long a client may take nothing of its answer")
     job_ttl_seconds: int = Field(86_400, ge=1, description="how long Redis keeps a finished job; Postgres keeps it for good")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     metrics_dir: str | None = Field(None, description="folder where processes of one host share their metrics")
@@ -51,6 +62,13 @@ class Settings(BaseSettings):
             raise ValueError("use redis:// (or rediss://) for Valkey too: the client library knows no valkey://")
         return url
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _only_networks(cls, text: str) -> str:
+        for name in filter(None, map(str.strip, text.split(","))):
+            ipaddress.ip_network(name)
+        return text
+
     @model_validator(mode="after")
     def _open_stays_at_home(self) -> Settings:
         if self.auth == "open" and not self.trust_network and not _is_loopback(self.host):
@@ -59,6 +77,11 @@ class Settings(BaseSettings):
                 "set TRUST_NETWORK=true if something in front keeps strangers out"
             )
         return self
+
+    @cached_property
+    def proxies(self) -> tuple[Network, ...]:
+        """Whose X-Forwarded-For is believed."""
+        return tuple(map(ipaddress.ip_network, filter(None, map(str.strip, self.trusted_proxies.split(",")))))
 
     @property
     def owner_database(self) -> str:

@@ -37,6 +37,7 @@ _LATENCY_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0
 REQUESTS = Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"])
 ACCEPTED = Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"])
 REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
+CONNECTIONS_ENDED = Counter("aforo_connections_ended_total", "Connections ended by a limit, by which.", ["why"])
 ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
 APPLIED = Counter("aforo_applied_total", "Commands applied.", ["kind", "outcome"])
 _BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)

@@ -65,6 +65,19 @@ def own_servers() -> Iterator[Servers]:
 @pytest.fixture
 def stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
     """Makes stacks that a test may stop, kill and set up differently, on the shared servers or on others."""
+    with _stacks(servers) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
+    """The same for all tests of a file."""
+    with _stacks(servers) as start:
+        yield start
+
+
+@contextmanager
+def _stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
     with ExitStack() as running:
 
         def start(on: Servers = servers, **settings: str) -> Stack:

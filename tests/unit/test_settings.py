@@ -26,6 +26,12 @@ def test_two_urls_are_enough() -> None:
     assert (settings.celery_broker, settings.partitions, settings.host) == ("redis://cache:6379/0", 16, "127.0.0.1")
 
 
+def test_proxies_are_addresses_and_networks_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().proxies == ()
+    monkeypatch.setenv("AFORO_TRUSTED_PROXIES", "10.0.0.1, 192.168.0.0/16 ,fd00::/8")
+    assert [str(network) for network in load().proxies] == ["10.0.0.1/32", "192.168.0.0/16", "fd00::/8"]
+
+
 @pytest.mark.parametrize("missing", GOOD)
 def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     monkeypatch.delenv(missing)
@@ -46,6 +52,10 @@ def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -
         ("AFORO_PORT", "70000"),
         ("AFORO_LOG_LEVEL", "loud"),
         ("AFORO_AUTH", "none"),
+        ("AFORO_TRUSTED_PROXIES", "proxy.example.org"),
+        ("AFORO_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("AFORO_HEAD_SECONDS", "0"),
+        ("AFORO_MAX_CONNECTIONS", "0"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -1,0 +1,261 @@
+"""uvicorn's HTTP protocol with bounds: on the size of a request's head, on what is read beyond a body, on every wait.
+
+httptools takes heads of any length and uvicorn waits for any part of a request for ever. Here a connection is always in one
+of four phases, each but the answering with a deadline (api/connections.py); whoever breaks a bound is told so as
+problem+json, after the answers to what was sent before, and the connection ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
+from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
+from api.requests import TRUNCATED
+from core import telemetry
+from core.errors import AforoError
+
+HEAD_BYTES = 16 * 1024  # request line and headers
+TARGET_BYTES = 4 * 1024  # path and query
+HEADERS_MAX = 100
+WIRE_BYTES = 1024 * 1024  # a whole message as it is sent: chunks, trailers, what nobody reads; the largest body is 512 KiB
+LINGER_BYTES = 8 * WIRE_BYTES
+
+IDLE, HEAD, BODY, ANSWER = range(4)
+_DROPPED: Any = deque(maxlen=0)  # where trailers go
+
+
+class _Refused(Exception):
+    """Raised in the parser's callbacks: stop parsing, answer with this kind."""
+
+    def __init__(self, kind: type[AforoError]) -> None:
+        self.kind = kind
+
+
+class _Exit:
+    """The transport as an answer sees it: closing goes through the protocol, which may have to linger."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, guard: Guard, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._guard = guard
+        self._limits = guard.limits
+        self._phase = IDLE
+        self.deadline = NEVER
+        self.stalled_until = NEVER
+        self._fed_bytes = 0  # by the call that is being parsed
+        self._wire_bytes = 0  # of the message that is being received
+        self._is_deaf = False  # what still comes is dropped
+        self._is_lingering = False
+        self._address: str | None = None  # once it is counted
+        self._refusal: type[AforoError] | None = None  # to be told after the answers that are due before it
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody connects: let in, or sent away."""
+        super().connection_made(transport)
+        guard, address = self._guard, self.client[0] if self.client else ""
+        guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
+        self._exit = _Exit(transport, self._leave)
+        self.deadline = guard.now + self._limits.head_seconds
+        if guard.admit(address, len(self.connections)):
+            self._address = address
+        else:
+            self._refuse(TooManyConnections)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._interrupt()
+        super().connection_lost(exc)
+        self.deadline = self.stalled_until = NEVER
+        if self._address is not None:
+            self._guard.leave(self._address)
+        if self._is_lingering:
+            self._guard.lingering -= 1
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, unless nobody listens any more."""
+        size = self._fed_bytes = len(data)
+        self._wire_bytes += size
+        if self._is_deaf:
+            if self._wire_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._is_deaf = True  # what comes now would be another protocol, which nobody speaks here
+            if self.cycle.response_complete:
+                self._leave()
+            else:
+                self.cycle.keep_alive = False
+        except httptools.HttpParserError as exc:
+            cause = exc.__context__
+            self._refuse(cause.kind if isinstance(cause, _Refused) else BadRequest)
+        else:
+            if self._wire_bytes > HEAD_BYTES and self._phase != ANSWER:
+                self._check_unfinished()
+
+    def _check_unfinished(self) -> None:
+        """Much came, and the message is not whole yet."""
+        if self._phase == HEAD:
+            self._refuse(AddressTooLong if len(self.url) > TARGET_BYTES else HeadTooLarge)
+        elif self._phase == BODY and self._wire_bytes > WIRE_BYTES:
+            self._refuse(BadRequest)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._phase = HEAD
+        self.deadline = self._guard.now + self._limits.head_seconds
+        self._wire_bytes = self._fed_bytes
+
+    def on_headers_complete(self) -> None:
+        """The head is there: the application begins."""
+        headers = self.headers
+        if len(self.url) > TARGET_BYTES:
+            raise _Refused(AddressTooLong)
+        if len(headers) > HEADERS_MAX or (self._wire_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
+            raise _Refused(HeadTooLarge)
+        super().on_headers_complete()
+        self.cycle.transport = self._exit  # type: ignore[assignment]
+        self.headers = _DROPPED
+        self._phase = BODY
+        self.deadline = self._guard.now + self._limits.body_seconds
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
+
+    def on_message_complete(self) -> None:
+        """The request is there as a whole."""
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._rest()
+        else:
+            self._phase = ANSWER
+            self.deadline = NEVER
+
+    def on_response_complete(self) -> None:
+        """A request is answered: on to the next that came meanwhile, or rest."""
+        self.server_state.total_requests += 1
+        if self._is_lingering or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._tell(self._refusal)
+        elif self._phase == ANSWER:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is under way; what was answered may still be on its way out."""
+        self._phase = IDLE
+        waiting = self.transport.get_write_buffer_size()
+        self.deadline = self._guard.now + (self._limits.send_seconds if waiting else self._limits.idle_seconds)
+
+    def pause_writing(self) -> None:
+        """The other side does not take what it asked for."""
+        super().pause_writing()
+        self.stalled_until = self._guard.now + self._limits.send_seconds
+
+    def resume_writing(self) -> None:
+        """It does."""
+        super().resume_writing()
+        self.stalled_until = NEVER
+
+    def overdue(self) -> None:
+        """Its time is over, whatever it was about."""
+        transport = self.transport
+        if self._is_lingering or transport.is_closing() or self.stalled_until < self._guard.now:
+            telemetry.CONNECTIONS_ENDED.labels("slow_reader" if self.stalled_until < self._guard.now else "closing").inc()
+            transport.abort()
+        elif self._phase == IDLE:
+            telemetry.CONNECTIONS_ENDED.labels("idle").inc()
+            if transport.get_write_buffer_size():
+                transport.abort()
+            else:
+                self._close()
+        else:
+            self._refuse(RequestTimeout)
+
+    def _refuse(self, kind: type[AforoError]) -> None:
+        """Answer what is being received with an error and listen no more; answers to what came before it go first."""
+        telemetry.CONNECTIONS_ENDED.labels(kind.__name__).inc()
+        self._is_deaf = True
+        self.deadline = NEVER
+        cycle = self.cycle
+        if self._phase == BODY:
+            if self.pipeline:  # it has not begun
+                self.pipeline.popleft()
+            elif cycle.response_complete:
+                self._leave()
+                return
+            elif cycle.response_started:
+                self.transport.abort()
+                return
+            else:
+                self._interrupt()
+                cycle.disconnected = True
+                cycle.message_event.set()
+                self._tell(kind)
+                return
+        if cycle is not None and (self.pipeline or not cycle.response_complete):
+            self._refusal = kind
+        else:
+            self._tell(kind)
+
+    def _interrupt(self) -> None:
+        """Nobody may take a body that broke off for a whole one."""
+        if self._phase == BODY:
+            self.scope[TRUNCATED] = True  # type: ignore[typeddict-unknown-key]
+
+    def _tell(self, kind: type[AforoError]) -> None:
+        if not self.transport.is_closing():
+            sent = self.scope["headers"] if self.scope else ()
+            spoken = next((value for name, value in sent if name == b"accept-language"), b"")
+            self.transport.write(plain_problem(kind, spoken.decode("latin-1"), self.server_state.default_headers))
+            self._linger()
+
+    def _leave(self) -> None:
+        """The last answer is written."""
+        if self.transport.is_closing():
+            return
+        if self._phase == BODY or self._is_deaf:
+            self._linger()
+        else:
+            self._close()
+
+    def _linger(self) -> None:
+        """Close our side, and drop for a moment what still comes: closing at once would tear the answer out of its hands."""
+        if self._is_lingering:
+            return
+        guard = self._guard
+        if guard.lingering >= LINGERING_MAX:
+            self._close()
+            return
+        self._is_deaf = self._is_lingering = True
+        guard.lingering += 1
+        self._wire_bytes = 0
+        self.deadline = guard.now + LINGER_SECONDS
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def _close(self) -> None:
+        self.deadline = self._guard.now + self._limits.send_seconds
+        self.transport.close()
