@@ -72,6 +72,9 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     errors.UnknownJob: (404, "job_not_found", "No such job"),
     errors.UnknownBatch: (404, "batch_not_found", "No such batch"),
     errors.UnknownReservation: (404, "reservation_not_found", "No such reservation"),
+    errors.NotAuthenticated: (401, "key_required", "A key is needed"),
+    errors.UnknownKey: (401, "key_invalid", "Not a valid key"),
+    errors.ScopeMissing: (403, "scope_missing", "The key does not allow that"),
     MissingToken: (401, "token_required", "A token is needed"),
     MissingIdempotencyKey: (422, "idempotency_key_required", "Idempotency-Key is missing"),
     errors.NotYetApplied: (503, "not_yet_applied", "Not applied yet"),
@@ -89,6 +92,12 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     errors.Unavailable: (503, "unavailable", "Temporarily unavailable"),
     errors.NotMigrated: (503, "unavailable", "Temporarily unavailable"),
     errors.AforoError: (500, "internal_error", "Internal error"),
+}
+
+# What WWW-Authenticate says (RFC 6750); without a token in the request no more than the scheme.
+CHALLENGES: dict[int, dict[str, str]] = {
+    401: {"key_invalid": 'Bearer error="invalid_token"'},
+    403: {"scope_missing": 'Bearer error="insufficient_scope"'},
 }
 
 # Falcon's own: unknown paths, methods a path does not have, requests it cannot parse.
@@ -143,8 +152,8 @@ async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.Aforo
     more: dict[str, Any] = {}
     if isinstance(exc, errors.InvalidFields):
         more["errors"] = [{"field": field, "message": message} for field, message in exc.fields.items()]
-    if status == 401:
-        resp.set_header("WWW-Authenticate", "Bearer")
+    if status in CHALLENGES:
+        resp.set_header("WWW-Authenticate", CHALLENGES[status].get(code, "Bearer"))
     if status == 503:
         resp.set_header("Retry-After", str(getattr(exc, "retry_after_seconds", 2)))
     if status == 413:

@@ -17,7 +17,6 @@ from core import validation
 from core.batches import Wanted
 from core.errors import InvalidFields
 from core.model import (
-    CANCEL,
     CANCELLED,
     GROUP_MAX,
     RESERVE,
@@ -228,10 +227,10 @@ def reserve_arguments(body: ReserveBody) -> ReserveArguments:
     return ReserveArguments(values["name"], email, email_key, values["seats"])
 
 
-def cancel_arguments(body: CancelBody) -> CancelArguments:
-    """A cancel body as the command's arguments. Raises InvalidFields."""
+def cancel_arguments(body: CancelBody, any_client: bool) -> CancelArguments:
+    """A cancel body as the command's arguments; `any_client`: also what others reserved. Raises InvalidFields."""
     values = clean(body)
-    return CancelArguments(*values["email"], values.get("seats"))
+    return CancelArguments(*values["email"], values.get("seats"), None, any_client)
 
 
 def configure_arguments(values: dict[str, Any]) -> ConfigureArguments:
@@ -243,15 +242,16 @@ def _ms(value: Any) -> Any:
     return round(value.timestamp() * 1000) if isinstance(value, datetime) else value
 
 
-def batch_commands(body: BatchBody) -> list[Wanted]:
-    """The commands of a batch. Raises InvalidFields that names each wrong one by its index."""
+def batch_commands(body: BatchBody, any_client: bool) -> list[Wanted]:
+    """The commands of a batch; `any_client`: its cancels reach what others reserved. Raises InvalidFields that names each wrong
+    one by its index."""
     wrong: dict[str, str] = {}
     wanted: list[Wanted] = []
     if not 1 <= len(body.commands) <= BATCH_MAX:
         raise InvalidFields({"commands": f"must be 1 to {BATCH_MAX} commands"})
     for index, found in enumerate(body.commands):
         try:
-            wanted.append(_batch_command(found))
+            wanted.append(_batch_command(found, any_client))
         except InvalidFields as exc:
             wrong |= {f"commands[{index}]{'.' if name else ''}{name}": message for name, message in exc.fields.items()}
     if not wrong and body.atomic:
@@ -261,7 +261,7 @@ def batch_commands(body: BatchBody) -> list[Wanted]:
     return wanted
 
 
-def _batch_command(found: Any) -> Wanted:
+def _batch_command(found: Any, any_client: bool) -> Wanted:
     try:
         command = msgspec.convert(found, BatchCommand)
     except msgspec.ValidationError:
@@ -269,16 +269,14 @@ def _batch_command(found: Any) -> Wanted:
     given = {name: value for name in ("name", "email", "seats") if (value := getattr(command, name)) is not msgspec.UNSET}
     if not 1 <= command.session <= LARGEST_ID:
         raise InvalidFields({"session": "must be a session's id"})
-    shape, arguments = _OF_KIND[command.kind]
+    shape = ReserveBody if command.kind == RESERVE else CancelBody
     if wrong := wrong_fields(given, shape):
         raise InvalidFields(wrong)
-    return Wanted(command.kind, command.session, arguments(msgspec.convert(given, shape)))
+    return Wanted(command.kind, command.session, _arguments(msgspec.convert(given, shape), any_client))
 
 
-_OF_KIND: dict[str, tuple[Any, Callable[[Any], Arguments]]] = {
-    RESERVE: (ReserveBody, reserve_arguments),
-    CANCEL: (CancelBody, cancel_arguments),
-}
+def _arguments(body: ReserveBody | CancelBody, any_client: bool) -> Arguments:
+    return reserve_arguments(body) if isinstance(body, ReserveBody) else cancel_arguments(body, any_client)
 
 
 def _not_atomic(wanted: list[Wanted]) -> dict[str, str]:
@@ -387,8 +385,10 @@ def session_answer(view: SessionView, head: Head | None) -> dict[str, Any]:
     }
 
 
-def session_detail(view: SessionView, head: Head | None, shown: list[ReservationView], more: str | None) -> dict[str, Any]:
-    """Everything about one session."""
+def session_detail(
+    view: SessionView, head: Head | None, shown: list[ReservationView], more: str | None, masked: bool
+) -> dict[str, Any]:
+    """Everything about one session; `masked`: without saying who comes."""
     answer = session_answer(view, head)
     version = view.version if head is None else max(head.version, view.version)
     return {
@@ -403,7 +403,7 @@ def session_detail(view: SessionView, head: Head | None, shown: list[Reservation
         "created_at": when(view.created_at),
         "last_seq": answer["as_of_seq"],
         "version": version,
-        "reservations": [reservation_answer(r) for r in shown],
+        "reservations": [reservation_answer(r, masked) for r in shown],
         "reservations_next": more,
     }
 
@@ -418,13 +418,17 @@ def own_reservation_answer(own: OwnReservation, token: str) -> dict[str, Any]:
 _SHOWN_TO_HOLDERS = ("id", "title", "description", "location", "start_time", "end_time", "state")
 
 
-def reservation_answer(r: ReservationView) -> dict[str, Any]:
-    """One reservation."""
+MASKED_NAME = "***"
+MASKED_EMAIL = "***@***"
+
+
+def reservation_answer(r: ReservationView, masked: bool = False) -> dict[str, Any]:
+    """One reservation; `masked`: without saying whose."""
     return {
         "id": r.id,
         "session": r.session,
-        "name": r.name,
-        "email": r.email,
+        "name": MASKED_NAME if masked else r.name,
+        "email": MASKED_EMAIL if masked else r.email,
         "seats": r.seats,
         "status": r.status,
         "seq": r.seq,

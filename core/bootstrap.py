@@ -19,6 +19,8 @@ from core.batches import SubmitBatch
 from core.doorbell import Doorbell, celery_app
 from core.errors import NotYetApplied, UnknownSession
 from core.follow import Followers
+from core.keys import Keyring
+from core.keystore import KeyStore
 from core.mailbox import Door, Mailbox, connect, connect_async
 from core.model import CANCELLED, REDUCED, WAITLISTED, Job, manage_token, partition_of_session
 from core.numbering import Incident
@@ -81,6 +83,7 @@ class ApiServices:
         engine = create_engine(loaded.database_url, API_THREADS)
         self.store = Store(engine)
         self.queries = Queries(engine)
+        self.keyring = Keyring(partial(self.in_thread, KeyStore(engine).read), self._revoked)
         self._executor = ThreadPoolExecutor(API_THREADS, thread_name_prefix="postgres")
         secret = self.store.deployment(loaded.partitions)
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))
@@ -114,6 +117,9 @@ class ApiServices:
     async def in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:
         """Run a blocking call (psycopg2) in the bounded executor."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+
+    async def _revoked(self, key_ids: Sequence[str]) -> set[str]:
+        return await self.projections.revoked(key_ids)
 
     async def job(self, job_id: str) -> Job | None:
         """A job from Redis, else from the ledger."""

@@ -235,7 +235,7 @@ class _Work:
         if _has_started(session, command.accepted_at):
             return Verdict(command, STARTED)
         held = self._live_of(command.session_id, asked.email_key)
-        if held is None or asked.reservation_id not in (None, held.id):
+        if held is None or asked.reservation_id not in (None, held.id) or not (asked.any_client or held.client == command.client):
             return Verdict(command, NOT_FOUND)
         seats = held.seats if asked.seats is None else asked.seats
         if seats > held.seats:

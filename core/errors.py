@@ -35,6 +35,18 @@ class UnknownReservation(AforoError):
     """There is no reservation with this id that this token opens."""
 
 
+class NotAuthenticated(AforoError):
+    """A key is needed, as Authorization: Bearer."""
+
+
+class UnknownKey(AforoError):
+    """This key is unknown, expired or revoked."""
+
+
+class ScopeMissing(AforoError):
+    """This key does not allow that."""
+
+
 class NotYetApplied(AforoError):
     """The command with this seq has not been applied yet. Try again shortly."""
 

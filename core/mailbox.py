@@ -37,6 +37,8 @@ TOTAL_SECONDS = 86_400
 TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
 IDLE_HEAD_SECONDS = 300
 DONE_CHANNEL = "aforo:done"
+REVOKED_KEY = "aforo:revoked:{}"
+REVOKED_SECONDS = 86_400  # so long an API process that does not reach Postgres is told of a revocation
 SOCKET_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 
@@ -60,6 +62,17 @@ def connect_async(url: str, max_connections: int = 4) -> redis.asyncio.Redis:
         url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_SECONDS, retry=retry, **_CLIENT_OPTIONS
     )
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+def announce_revoked(url: str, key_id: str) -> None:
+    """Tell API processes that cannot ask Postgres. Raises Unavailable."""
+    client = connect(url)
+    try:
+        client.set(REVOKED_KEY.format(key_id), "1", ex=REVOKED_SECONDS)
+    except (RedisError, OSError) as exc:
+        raise Unavailable("Redis cannot be reached.") from exc
+    finally:
+        client.close()
 
 
 def script(name: str) -> str:

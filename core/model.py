@@ -96,12 +96,16 @@ class ReserveArguments(Frozen):
 
 
 class CancelArguments(Frozen, omit_defaults=True):
-    """Whose reservation is to be given back: all of it, or some seats; only this reservation, if one is named."""
+    """Whose reservation is to be given back: all of it, or some seats; only this reservation, if one is named.
+
+    `any_client`: also one that another client made.
+    """
 
     email: str
     email_key: str
     seats: int | None = None
     reservation_id: int | None = None
+    any_client: bool = False
 
 
 class GroupArguments(Frozen):
@@ -317,6 +321,19 @@ def manage_token(secret: bytes, reservation_id: int) -> str:
     return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
+def holder(reservation_id: int) -> str:
+    """The client that whoever has a reservation's manage token counts as."""
+    return f"holder:{reservation_id}"
+
+
+def held_by(client: str) -> int | None:
+    """The reservation whose manage token such a client has; None for any other client."""
+    kind, _, reservation_id = client.partition(":")
+    return int(reservation_id) if kind == "holder" and reservation_id.isdigit() else None
+
+
 def body_hash(arguments: Arguments) -> str:
-    """Fingerprint of what was asked: 64 bits, in hex. Two requests with equal arguments have the same."""
+    """Fingerprint of what was asked: 64 bits, in hex. Two requests with equal arguments have the same, whoever may do more."""
+    if isinstance(arguments, CancelArguments) and arguments.any_client:
+        arguments = msgspec.structs.replace(arguments, any_client=False)
     return hashlib.blake2b(msgspec.msgpack.encode(arguments), digest_size=8).hexdigest()

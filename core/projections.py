@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from core.errors import Unavailable
 from core.grouping import Grouped
-from core.mailbox import IDLE_HEAD_SECONDS, SessionHead, decode_job, head_fields, key, script, session_head
+from core.mailbox import IDLE_HEAD_SECONDS, REVOKED_KEY, SessionHead, decode_job, head_fields, key, script, session_head
 from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Job, Session, partition_of_job, partition_of_session
 
 READ_LIMIT = 512
@@ -63,6 +63,13 @@ class Projections:
             )
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+
+    async def revoked(self, key_ids: Sequence[str]) -> set[str]:
+        """Those of these keys that were revoked lately; see REVOKED_KEY."""
+        pipeline = self._client.pipeline(transaction=False)
+        for key_id in key_ids:
+            pipeline.exists(REVOKED_KEY.format(key_id))
+        return {key_id for key_id, found in zip(key_ids, await self._execute(pipeline), strict=True) if found}
 
     async def depths(self) -> list[tuple[int, int | None]]:
         """For each partition: entries waiting, and the age in milliseconds of the oldest (None when nothing waits)."""

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SettingsConflict
+from core.keys import split_token
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -28,7 +29,8 @@ class Settings(BaseSettings):
     max_queued: int = Field(100_000, ge=1, description="commands that may wait in one partition; more get 503")
     batch_size: int = Field(1000, ge=1, le=5000, description="commands applied in one transaction, at most")
     auth: Literal["open", "keys"] = Field("open", description="who may call; open listens on loopback only")
-    trust_network: bool = Field(False, description="let AUTH=open listen beyond loopback, because something guards it")
+    first_key: str | None = Field(None, description="a key with every scope, made by the migration where there is none yet")
+    key: str | None = Field(None, description="the key that the command line calls the API with")
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8000, ge=1, le=65535, description="port the API listens on")
     api_processes: int = Field(2, ge=1, le=64, description="gunicorn worker processes")
@@ -69,12 +71,19 @@ class Settings(BaseSettings):
             ipaddress.ip_network(name)
         return text
 
+    @field_validator("first_key")
+    @classmethod
+    def _looks_like_a_key(cls, token: str | None) -> str | None:
+        if token and split_token(token) is None:
+            raise ValueError("must look like aforo_<12 hex digits>_<64 hex digits>, from random bytes")
+        return token or None
+
     @model_validator(mode="after")
     def _open_stays_at_home(self) -> Settings:
-        if self.auth == "open" and not self.trust_network and not _is_loopback(self.host):
+        if self.auth == "open" and not _is_loopback(self.host):
             raise ValueError(
                 f"AUTH=open lets anybody in, so it listens on loopback only, not on {self.host}; "
-                "set TRUST_NETWORK=true if something in front keeps strangers out"
+                "set AFORO_AUTH=keys to ask everybody for a key"
             )
         return self
 

@@ -177,6 +177,20 @@ unreadable = Table(
     _time("noticed_at", server_default=func.now()),
 )
 
+# Who may call; the secret itself is nowhere.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("client", Text, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    _time("created_at"),
+    _time("expires_at", nullable=True),
+    _time("revoked_at", nullable=True),
+    CheckConstraint("length(digest) = 32", name="api_keys_digest_is_sha256"),
+)
+
 deployment = Table(
     "deployment",
     metadata,
@@ -195,6 +209,7 @@ APP_RIGHTS: dict[str, str] = {
     incidents.name: "INSERT",
     unreadable.name: "SELECT, INSERT",
     deployment.name: "SELECT",
+    api_keys.name: "SELECT",
     "alembic_version": "SELECT",
 }
 APP_SEQUENCES: dict[str, str] = {positions.name: "USAGE"}

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from core import migrations
 from core.settings import Settings, load
 from ops import demo as demonstration
-from ops import stackfile
+from ops import keys, stackfile
 from ops import up as whole
 from ops import verify as verification
 from ops.client import Answer, Client
@@ -48,6 +48,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="Aforo: reser
 sessions = typer.Typer(no_args_is_help=True, help="Sessions: what places are reserved in.")
 quarantine = typer.Typer(no_args_is_help=True, help="Commands that could not be decided, and entries that were none.")
 app.add_typer(sessions, name="sessions")
+app.add_typer(keys.app, name="keys")
 app.add_typer(quarantine, name="quarantine")
 
 WAIT_SECONDS = 30
@@ -297,7 +298,7 @@ def demo(
         _demo_on_its_own(people, places)
         return
     client = client_of(api, data_dir)
-    good = _demo(client.origin, settings_of(data_dir) if has_database(data_dir) else None, people, places)
+    good = _demo(client, settings_of(data_dir) if has_database(data_dir) else None, people, places)
     raise typer.Exit(0 if good else 1)
 
 
@@ -365,13 +366,14 @@ def _demo_on_its_own(people: int, places: int) -> None:
     """Start a stack for the demo in a folder of its own, and stop it afterwards."""
     with tempfile.TemporaryDirectory(prefix="aforo-demo-") as folder:
         os.chmod(folder, 0o755)  # noqa: S103  the servers' own user has to enter it
-        stack = whole.Stack(free_port(), 2, Path(folder), out, whole.Stopping())
+        stack = whole.Stack(free_port(), 2, Path(folder), out, whole.Stopping(), AFORO_AUTH="open")
         try:
             stack.start()
             running = stackfile.read(Path(folder) / whole.STACK_FILE)
             if running is None:
                 raise Failure("The stack for the demo did not start.")
-            good = _demo(running.api, load(database_url=running.database_url, redis_url=running.redis_url), people, places)
+            settings = load(database_url=running.database_url, redis_url=running.redis_url)
+            good = _demo(Client(running.api), settings, people, places)
         except whole.CANNOT_START as exc:
             raise Failure(f"The stack for the demo cannot start: {exc}") from exc
         finally:
@@ -379,10 +381,10 @@ def _demo_on_its_own(people: int, places: int) -> None:
     raise typer.Exit(0 if good else 1)
 
 
-def _demo(origin: str, settings: Settings | None, people: int, places: int) -> bool:
+def _demo(client: Client, settings: Settings | None, people: int, places: int) -> bool:
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(f"{people:,} people, {places:,} places", total=people)
-        result = demonstration.run(origin, people, places, lambda n: bar.advance(task, n))
+        result = demonstration.run(client, people, places, lambda n: bar.advance(task, n))
     show_table(("", ""), _demo_rows(result))
     if settings is None:
         out.print("verify: not run, because AFORO_DATABASE_URL is not set.")

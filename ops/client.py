@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
 TIMEOUT_SECONDS = 40.0  # longer than the longest `Prefer: wait`
+
+
+def key_from_environment() -> str | None:
+    """The key to call with, where the API asks for one."""
+    return os.environ.get("AFORO_KEY") or os.environ.get("AFORO_FIRST_KEY") or None
 
 
 class NoAnswer(Exception):
@@ -30,14 +36,16 @@ class Answer:
 
 
 class Client:
-    """Calls one API by its origin, such as http://127.0.0.1:8000."""
+    """Calls one API by its origin, such as http://127.0.0.1:8000, with a key where it asks for one."""
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, key: str | None = None) -> None:
         self.origin = origin.rstrip("/")
+        self.authorization = {"Authorization": f"Bearer {key}"} if key else {}
 
     def get(self, path: str) -> Answer:
         """GET. Raises NoAnswer."""
-        return self._call(urllib.request.Request(self.origin + path, headers={"Accept": "application/json"}))
+        headers = {"Accept": "application/json", **self.authorization}
+        return self._call(urllib.request.Request(self.origin + path, headers=headers))
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
         """POST as JSON; header names with _ for -. Raises NoAnswer."""
@@ -46,13 +54,14 @@ class Client:
     def send(self, method: str, path: str, body: dict[str, Any], **headers: str) -> Answer:
         """Send JSON by any method; header names with _ for -. Raises NoAnswer."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        given = {"Accept": "application/json", "Content-Type": "application/json", **named}
+        given = {"Accept": "application/json", "Content-Type": "application/json", **self.authorization, **named}
         return self._call(urllib.request.Request(self.origin + path, json.dumps(body).encode(), given, method=method))
 
     def text(self, path: str) -> str:
         """GET something that is not JSON. Raises NoAnswer."""
         try:
-            with urllib.request.urlopen(self.origin + path, timeout=5) as answer:
+            request = urllib.request.Request(self.origin + path, headers=self.authorization)
+            with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.read().decode("utf-8", "replace")
         except (OSError, ValueError) as exc:
             raise NoAnswer(f"{self.origin}{path} does not answer: {exc}") from exc

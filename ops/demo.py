@@ -54,9 +54,8 @@ class Result:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-def run(origin: str, people: int, places: int, progress: Progress) -> Result:
+def run(client: Client, people: int, places: int, progress: Progress) -> Result:
     """Send `people` reservations after `places` places. `progress(n)`: n more are done. Raises DemoFailed, NoAnswer."""
-    client = Client(origin)
     start = datetime.now(UTC) + timedelta(days=30)
     body = {
         "title": "Everybody wants to come",
@@ -69,11 +68,11 @@ def run(origin: str, people: int, places: int, progress: Progress) -> Result:
         raise DemoFailed(f"no session could be made: {made.body.get('detail')}")
     result = Result(made.body["id"], people, places)
     started = time.monotonic()
-    asyncio.run(_all(origin, result, progress))
+    asyncio.run(_all(client, result, progress))
     result.accept_seconds = time.monotonic() - started
     _wait_until_applied(client, result)
     result.total_seconds = time.monotonic() - started
-    asyncio.run(_count(origin, result))
+    asyncio.run(_count(client, result))
     result.reserved = client.get(f"/api/sessions/{result.session_id}/").body["reserved"]
     return result
 
@@ -81,8 +80,9 @@ def run(origin: str, people: int, places: int, progress: Progress) -> Result:
 class Connection:
     """One keep-alive connection to the API, one request at a time."""
 
-    def __init__(self, origin: str) -> None:
-        parts = urlsplit(origin)
+    def __init__(self, client: Client) -> None:
+        parts = urlsplit(client.origin)
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in client.authorization.items())
         self._host, self._port = parts.hostname or "", parts.port or 80
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -92,7 +92,7 @@ class Connection:
             self._streams = await asyncio.open_connection(self._host, self._port)
         reader, writer = self._streams
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nContent-Type: application/json\r\n"
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        writer.write(f"{head}{self._headers}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         lines = (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")
         length = next(int(line[15:]) for line in lines if line.lower().startswith(b"content-length:"))
         return int(lines[0].split()[1]), await reader.readexactly(length)
@@ -104,11 +104,11 @@ class Connection:
             self._streams = None
 
 
-async def _all(origin: str, result: Result, progress: Progress) -> None:
+async def _all(client: Client, result: Result, progress: Progress) -> None:
     numbers = iter(range(result.people))
 
     async def visitor() -> None:
-        connection = Connection(origin)
+        connection = Connection(client)
         try:
             for number in numbers:
                 await _reserve(connection, result, number)
@@ -154,11 +154,11 @@ def _wait_until_applied(client: Client, result: Result) -> None:
         time.sleep(RETRY_SECONDS / 10)
 
 
-async def _count(origin: str, result: Result) -> None:
+async def _count(client: Client, result: Result) -> None:
     jobs = iter(result.jobs)
 
     async def reader() -> None:
-        connection = Connection(origin)
+        connection = Connection(client)
         try:
             for job in jobs:
                 status, answer = await connection.call("GET", f"/api/jobs/{job}")

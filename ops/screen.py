@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ops.client import Client, NoAnswer
+from ops.client import Client, NoAnswer, key_from_environment
 from ops.supervisor import Seen
 
 MEASURE_SECONDS = 1.0
@@ -63,7 +63,7 @@ class Screen:
             self._live.update(self._drawn(children), refresh=True)
 
     def _measure(self) -> None:
-        client, before, at = Client(self._origin), {}, time.monotonic()
+        client, before, at = Client(self._origin, key_from_environment()), {}, time.monotonic()
         while not self._over.wait(MEASURE_SECONDS):
             try:
                 now = figures(client.text("/metrics"))

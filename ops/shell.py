@@ -17,7 +17,7 @@ from core.queries import Queries
 from core.settings import Settings, load
 from core.store import create_engine
 from ops import stackfile
-from ops.client import Client, NoAnswer
+from ops.client import Client, NoAnswer, key_from_environment
 from ops.demo import DemoFailed
 from ops.up import STACK_FILE
 
@@ -56,7 +56,7 @@ def client_of(api: str | None, data_dir: Path) -> Client:
     origin = api or (running.api if running else DEFAULT_ORIGIN)
     if not origin.startswith(("http://", "https://")):
         raise Failure(f"--api must begin with http:// or https://, not {origin!r}.")
-    return Client(origin)
+    return Client(origin, key_from_environment())
 
 
 def has_database(data_dir: Path) -> bool:

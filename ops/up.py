@@ -26,7 +26,7 @@ from core.queries import Queries, SessionSearch
 from core.settings import load
 from core.store import create_engine
 from ops import localstack, stackfile
-from ops.client import Client, NoAnswer
+from ops.client import Client, NoAnswer, key_from_environment
 from ops.localstack import HOST
 from ops.screen import Screen
 from ops.stackfile import StackFile
@@ -112,7 +112,11 @@ def _only_one(data_dir: Path) -> Iterator[None]:
 class Stack:
     """One run: what was started, and how it is stopped."""
 
-    def __init__(self, port: int, workers: int, data_dir: Path, console: Console, stopping: Stopping) -> None:
+    def __init__(
+        self, port: int, workers: int, data_dir: Path, console: Console, stopping: Stopping, **variables: str
+    ) -> None:
+        """`variables` go into the processes' environment, before those of this process."""
+        self._variables = variables
         self._data_dir = data_dir
         self._console = console
         self._stopping = stopping
@@ -201,6 +205,7 @@ class Stack:
         """What the running processes get: of Postgres the app's role, never the owner's."""
         return {
             **{name: value for name, value in os.environ.items() if name != "AFORO_OWNER_URL"},
+            **self._variables,
             "AFORO_DATABASE_URL": self._urls[0],
             "AFORO_REDIS_URL": self._urls[1],
             "AFORO_HOST": HOST,
@@ -243,13 +248,15 @@ class Stack:
             engine.dispose()
 
     def _announce(self) -> None:
-        client = Client(self._origin)
+        client = Client(self._origin, key_from_environment())
         if getattr(self, "_is_new", False):
             for example in EXAMPLES:
                 client.post("/api/sessions/", _example(*example))
         self._say(f"Aforo is ready: {self._origin}  (docs: {self._origin}/api/docs/)")
         first = _first_session(client)
-        if first is not None:
+        if self._environment().get("AFORO_AUTH") == "keys":
+            self._say("Calls need a key: .venv/bin/aforo keys create --client me --scope read --scope reserve --scope manage")
+        elif first is not None:
             self._say(f"Reserve a place in {first['title']!r}:")
             self._say(
                 f"  curl -s -X POST {self._origin}/api/sessions/{first['id']}/reserve/ -H 'Content-Type: application/json' "

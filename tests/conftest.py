@@ -17,7 +17,7 @@ from tests.support.stack import Deployment, Servers, Stack
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """One Postgres and one Valkey for the whole run."""
-    with _folder("servers") as folder:
+    with temporary_folder("servers") as folder:
         servers = Servers(folder)
         try:
             yield servers
@@ -36,7 +36,7 @@ def deployment(servers: Servers) -> Iterator[Deployment]:
 @pytest.fixture(scope="session")
 def live_api(servers: Servers) -> Iterator[Stack]:
     """Gunicorn, a Celery worker and the sweeper for all tests that share them; each makes sessions of its own."""
-    with _folder("live") as folder:
+    with temporary_folder("live") as folder:
         stack = Stack(servers.deployment(), folder)
         try:
             yield stack
@@ -54,7 +54,7 @@ def api(live_api: Stack) -> Iterator[Api]:
 @pytest.fixture
 def own_servers() -> Iterator[Servers]:
     """A Postgres and a Valkey that a test may stop, kill and set up differently."""
-    with _folder("own") as folder:
+    with temporary_folder("own") as folder:
         servers = Servers(folder)
         try:
             yield servers
@@ -81,7 +81,7 @@ def _stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
     with ExitStack() as running:
 
         def start(on: Servers = servers, **settings: str) -> Stack:
-            folder = running.enter_context(_folder("stack"))
+            folder = running.enter_context(temporary_folder("stack"))
             deployment = on.deployment()
             if on is servers:
                 running.callback(servers.drop, deployment)
@@ -93,7 +93,7 @@ def _stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
 
 
 @contextmanager
-def _folder(name: str) -> Iterator[Path]:
+def temporary_folder(name: str) -> Iterator[Path]:
     """A folder of the system's temporary space that the servers' user can enter, which pytest's own are not for root."""
     path = Path(tempfile.mkdtemp(prefix=f"aforo-test-{name}-"))
     path.chmod(0o755)

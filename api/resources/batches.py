@@ -12,12 +12,13 @@ import msgspec
 from api.errors import MissingIdempotencyKey
 from api.messages import language
 from api.requests import batch_id, idempotency_key, preferred_wait
-from api.resources.commands import OPEN_CLIENT, RETRY_AFTER_SECONDS
+from api.resources.commands import RETRY_AFTER_SECONDS
 from api.schemas import BATCH_BYTES, BatchBody, batch_commands, job_answer, read_body, when
 from core import telemetry
 from core.batches import Wanted
 from core.bootstrap import ApiServices
 from core.errors import UnknownBatch
+from core.keys import MANAGE
 from core.model import GROUP, GroupArguments, Job
 from core.queries import BatchView
 
@@ -78,11 +79,12 @@ class BatchCollection(Batches):
         if key is None:
             raise MissingIdempotencyKey
         body = await read_body(req, BatchBody, BATCH_BYTES)
-        wanted = batch_commands(body)
+        caller = req.context.caller
+        wanted = batch_commands(body, caller.may(MANAGE))
         if body.atomic:
             people = tuple([one.arguments for one in wanted])
             wanted = [Wanted(GROUP, wanted[0].session_id, GroupArguments(people))]  # type: ignore[arg-type]
-        receipt = await services.submit_batch(wanted, OPEN_CLIENT, key, body.atomic)
+        receipt = await services.submit_batch(wanted, caller.client, key, body.atomic)
         if not receipt.known:
             for one in wanted:
                 telemetry.ACCEPTED.labels(one.kind).inc()
@@ -101,7 +103,7 @@ class BatchItem(Batches):
         """The batch with its jobs."""
         services = self._services
         view = await services.in_thread(services.queries.batch, batch_id(batch))
-        if view is None:
+        if view is None or not req.context.caller.owns(view.client):
             raise UnknownBatch
         resp.set_header("Cache-Control", "no-store")
         await self.answer(req, resp, view)

@@ -24,6 +24,7 @@ from api.schemas import (
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.errors import AforoError, QueueFull
+from core.keys import MANAGE
 from core.mailbox import Receipt
 from core.model import (
     CANCEL,
@@ -41,7 +42,6 @@ from core.model import (
 )
 from core.projections import Forecast, Traffic, forecast
 
-OPEN_CLIENT = "open"
 CREATED = (CONFIRMED, WAITLISTED)
 RETRY_AFTER_SECONDS = "1"
 
@@ -53,11 +53,18 @@ class Commands:
         self._services = services
 
     async def submit(
-        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: int, kind: str, arguments: Arguments
+        self,
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response,
+        session: int,
+        kind: str,
+        arguments: Arguments,
+        client: str | None = None,
     ) -> None:
-        """Submit one command and answer it: by its outcome if it was waited for and is there, else by 202."""
+        """Submit one command, for the caller unless another `client` is named, and answer it: by its outcome if it was waited
+        for and is there, else by 202."""
         services = self._services
-        draft = services.submit.draft(kind, session, arguments, OPEN_CLIENT, idempotency_key(req))
+        draft = services.submit.draft(kind, session, arguments, client or req.context.caller.client, idempotency_key(req))
         wait_seconds = preferred_wait(req)
         if wait_seconds:
             with services.followers.waiter(draft.id) as waiter:
@@ -129,7 +136,7 @@ class Cancel(Commands):
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Give places back."""
-        arguments = cancel_arguments(await read_body(req, CancelBody))
+        arguments = cancel_arguments(await read_body(req, CancelBody), req.context.caller.may(MANAGE))
         await self.submit(req, resp, session_id(session), CANCEL, arguments)
 
 

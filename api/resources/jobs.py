@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
+
 import falcon.asgi
 import msgspec
 
 from api.messages import language
-from api.requests import job_id, preferred_wait
+from api.requests import bearer, job_id, preferred_wait
 from api.schemas import job_answer
 from core.bootstrap import ApiServices
 from core.errors import UnknownJob
+from core.model import Job, held_by
 
 
 class JobItem:
@@ -25,7 +28,7 @@ class JobItem:
         wait_seconds = preferred_wait(req)
         with services.followers.waiter(name) as waiter:
             found = await services.job(name)
-            if found is None:
+            if found is None or not self._may_see(req, found):
                 raise UnknownJob
             if wait_seconds and found.outcome is None:
                 found = await waiter.outcome(wait_seconds) or found
@@ -40,3 +43,12 @@ class JobItem:
         found = await services.as_it_counts(found)
         position = await services.waitlist_position(found)
         resp.data = msgspec.json.encode(job_answer(found, services.manage_token, language(req), traffic, position=position))
+
+    def _may_see(self, req: falcon.asgi.Request, job: Job) -> bool:
+        """A job is its client's own; that of a manage token's holder is for whoever has the token."""
+        if req.context.caller.owns(job.client):
+            return True
+        reservation, token = held_by(job.client), bearer(req)
+        if reservation is None or token is None:
+            return False
+        return hmac.compare_digest(token.encode(), self._services.manage_token(reservation).encode())

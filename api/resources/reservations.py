@@ -13,7 +13,7 @@ from api.requests import bearer, reservation_id
 from api.resources.commands import Commands
 from api.schemas import own_reservation_answer
 from core.errors import UnknownReservation
-from core.model import CANCEL, CANCELLED, CONFIRMED, CancelArguments
+from core.model import CANCEL, CANCELLED, CONFIRMED, CancelArguments, holder
 from core.queries import OwnReservation
 from core.validation import email
 
@@ -51,8 +51,8 @@ class ReservationItem(OwnReservations):
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, reservation: str) -> None:
         """Give it back: a cancel of this very reservation, queued like any other."""
         own = (await self.own(req, reservation)).reservation
-        arguments = CancelArguments(own.email, email(own.email)[1], None, own.id)
-        await self.submit(req, resp, own.session, CANCEL, arguments)
+        arguments = CancelArguments(own.email, email(own.email)[1], None, own.id, any_client=True)
+        await self.submit(req, resp, own.session, CANCEL, arguments, holder(own.id))
 
 
 class ReservationCalendar(OwnReservations):

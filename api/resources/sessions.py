@@ -21,7 +21,7 @@ from api.requests import (
     session_id,
     session_search,
 )
-from api.resources.commands import OPEN_CLIENT, Commands
+from api.resources.commands import Commands
 from api.schemas import (
     SessionBody,
     SessionPatch,
@@ -33,6 +33,7 @@ from api.schemas import (
     session_detail,
 )
 from core.errors import InvalidFields, UnknownSession
+from core.keys import ATTENDEES, MANAGE
 from core.model import CONFIGURE
 from core.projections import Head
 from core.queries import INLINE_RESERVATIONS
@@ -57,8 +58,8 @@ class Sessions(Commands):
             await self._services.load_head(session)
         return head
 
-    async def detail(self, session: int) -> bytes:
-        """The body that shows one session. Raises UnknownSession."""
+    async def detail(self, req: falcon.asgi.Request, session: int) -> bytes:
+        """The body that shows one session, as far as the caller may see it. Raises UnknownSession."""
         services = self._services
         found = await services.in_thread(services.queries.session_with_reservations, session)
         if found is None:
@@ -67,7 +68,7 @@ class Sessions(Commands):
         shown, more = held[:INLINE_RESERVATIONS], None
         if len(held) > INLINE_RESERVATIONS:
             more = reservations_url(session, cursor_text(shown[-1].seq, shown[-1].id))
-        return msgspec.json.encode(session_detail(view, await self.head(session), shown, more))
+        return msgspec.json.encode(session_detail(view, await self.head(session), shown, more, masked(req)))
 
 
 class SessionCollection(Sessions):
@@ -100,10 +101,10 @@ class SessionCollection(Sessions):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Create a session."""
         values = clean(await read_body(req, SessionBody))
-        session = await self._services.in_thread(self._services.store.create_session, values, OPEN_CLIENT)
+        session = await self._services.in_thread(self._services.store.create_session, values, req.context.caller.client)
         resp.status = 201
         resp.set_header("Location", f"/api/sessions/{session}/")
-        resp.data = await self.detail(session)
+        resp.data = await self.detail(req, session)
 
 
 class SessionItem(Sessions):
@@ -113,7 +114,7 @@ class SessionItem(Sessions):
         """One session with the first of its reservations."""
         name = session_id(session)
         await self.wait_for(req, name)
-        send_unless_known(req, resp, await self.detail(name))
+        send_unless_known(req, resp, await self.detail(req, name))
 
     async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Change what only describes a session, at once; or its settings, as a command."""
@@ -133,7 +134,7 @@ class SessionItem(Sessions):
         if not await services.in_thread(services.store.update_session, name, described):
             raise UnknownSession
         await services.load_head(name)
-        resp.data = await self.detail(name)
+        resp.data = await self.detail(req, name)
 
 
 class SessionReservations(Sessions):
@@ -154,9 +155,14 @@ class SessionReservations(Sessions):
         if len(rows) > page_size:
             words = {} if live_only else {"status": "all"}
             after = reservations_url(name, cursor_text(shown[-1].seq, shown[-1].id), page_size=page_size, **words)
-        results = [reservation_answer(row) for row in shown]
+        results = [reservation_answer(row, masked(req)) for row in shown]
         body = msgspec.json.encode({"next": after, "as_of_seq": view.last_seq, "results": results})
         send_unless_known(req, resp, body)
+
+
+def masked(req: falcon.asgi.Request) -> bool:
+    """Whether names and addresses are kept from this caller."""
+    return not req.context.caller.may(ATTENDEES, MANAGE)
 
 
 def reservations_url(session: int, after: str, **words: Any) -> str:

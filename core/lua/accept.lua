@@ -12,6 +12,8 @@
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
 --   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
 --   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
+-- And of no partition:
+--   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
 -- then for each command: job id, session id, the job record up to its seq, the command.

@@ -5,6 +5,7 @@ It runs as the owner of the tables, and gives the role of the running app its ri
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from alembic import command
@@ -12,6 +13,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+from core.keystore import found_first_key
 from core.migrations.roles import grant_to_app
 from core.settings import Settings
 from core.store import LOCK_NAMESPACE, NO_LIMIT, create_engine, found_deployment, translated
@@ -49,6 +51,8 @@ def upgrade(settings: Settings) -> str:
             command.upgrade(config, "head")
             found_deployment(connection, settings.partitions)
             grant_to_app(connection, settings.database_url)
+            if settings.first_key:
+                found_first_key(connection, settings.first_key, int(time.time() * 1000))
     finally:
         engine.dispose()
     return newest()

@@ -55,7 +55,7 @@ def test_sessions_are_created_listed_read_and_changed_as_written(api: Api) -> No
     path = made.headers["Location"]
     assert check(api.get(path)).json()["title"] == SESSION["title"]
     assert check(api.patch(path, json={"title": "Letterpress, again"})).json()["title"] == "Letterpress, again"
-    listed = check(api.get("/api/sessions/", params={"available": "all", "page_size": 100}))
+    listed = check(api.get("/api/sessions/", params={"available": "all", "page_size": 100, "ordering": "-id"}))
     assert made.json()["id"] in [one["id"] for one in listed.json()["results"]]
 
 

@@ -31,7 +31,8 @@ def aforo(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 @pytest.fixture
 def run(live_api: Stack, tmp_path: Path) -> Run:
     """Run a command with the running stack's stack.json."""
-    StackFile(live_api.url, live_api.database_url, live_api.redis_url).write(tmp_path / "stack.json")
+    urls = (live_api.url, live_api.database_url, live_api.redis_url, live_api.deployment.owner_url)
+    StackFile(*urls).write(tmp_path / "stack.json")
     return lambda *arguments, **environment: aforo(*arguments, "--data-dir", str(tmp_path), **environment)
 
 
@@ -57,6 +58,27 @@ def test_a_client_can_do_everything_from_the_shell(run: Run) -> None:
     assert queued.returncode == 0
     job = run("job", queued.stdout.split()[-1])
     assert (job.returncode, "number 3" in job.stdout) == (0, True)
+
+
+def test_keys_are_made_listed_and_revoked_from_the_shell(run: Run) -> None:
+    made = run("keys", "create", "--client", "shop", "--scope", "reserve", "--scope", "read", "--days", "7")
+    assert made.returncode == 0
+    key_id, secret = made.stdout.strip().split("_")[1:]
+    assert (len(secret), secret in made.stderr) == (64, False)
+    (row,) = [row for row in json.loads(run("keys", "list", "--json").stdout) if row["id"] == key_id]
+    assert (row["client"], row["scopes"], row["state"], row["expires"] > row["created"]) == (
+        "shop",
+        ["read", "reserve"],
+        "valid",
+        True,
+    )
+    assert secret not in run("keys", "list").stdout
+    assert run("keys", "revoke", key_id).returncode == 0
+    assert "revoked" in run("keys", "list").stdout
+    unknown = run("keys", "revoke", "000000000000")
+    assert (unknown.returncode, unknown.stderr) == (1, "There is no key with the id 000000000000.\n")
+    nameless = run("keys", "create", "--client", "no spaces", "--scope", "read")
+    assert (nameless.returncode, nameless.stderr.count("\n")) == (1, 1)
 
 
 def test_an_owner_can_do_everything_from_the_shell(run: Run) -> None:

@@ -43,7 +43,7 @@ def reserve(name: str, seq: int, session: int = 1, seats: int = 1, **fields: Any
 
 def cancel(name: str, seq: int, session: int = 1, **fields: Any) -> Command:
     """Somebody cancels."""
-    more = {key: fields.pop(key) for key in ("seats", "reservation_id") if key in fields}
+    more = {key: fields.pop(key) for key in ("seats", "reservation_id", "any_client") if key in fields}
     return command(CANCEL, CancelArguments(f"{name}@example.org", f"{name}@example.org", **more), seq, session, **fields)
 
 

@@ -81,12 +81,14 @@ class Servers:
         template = self._deployment(TEMPLATE, 0)
         migrations.upgrade(template.settings(owner_url=template.owner_url))
 
-    def deployment(self) -> Deployment:
+    def deployment(self, first_key: str | None = None) -> Deployment:
         """A new migrated database, and a Redis database that nobody else has, empty. Give it back with `drop`."""
         name = f"aforo_{next(_names)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
         found = self._deployment(name, self._free.pop())
         found.redis().flushdb()
+        if first_key is not None:
+            migrations.upgrade(found.settings(owner_url=found.owner_url, first_key=first_key))
         return found
 
     def drop(self, deployment: Deployment) -> None:

@@ -20,6 +20,7 @@ class Guest:
     seats: int
     seq: int
     number: int = 0  # within a group
+    owner: str = "open"  # the client that sent them
 
 
 @dataclass
@@ -60,7 +61,7 @@ class ModelSession:
             return "started"
         return None
 
-    def reserve(self, seq: int, now: int, key: str, seats: int = 1) -> str:
+    def reserve(self, seq: int, now: int, key: str, seats: int = 1, owner: str = "open") -> str:
         """Somebody comes to the door. The first thing that speaks against them is what they are told."""
         self.last_seq = seq
         sign = self.door(now)
@@ -72,11 +73,11 @@ class ModelSession:
             return "too_many_seats"
         somebody_waits = len(self.queue) > 0
         if self.free() >= seats and (self.passing or not somebody_waits):
-            self.inside.append(Guest(key, seats, seq))
+            self.inside.append(Guest(key, seats, seq, owner=owner))
             return "confirmed"
         if seats > self.capacity or len(self.queue) >= self.queue_limit:
             return "sold_out"
-        self.queue.append(Guest(key, seats, seq))
+        self.queue.append(Guest(key, seats, seq, owner=owner))
         return "waitlisted"
 
     def group(self, seq: int, now: int, people: list[tuple[str, int]]) -> str:
@@ -97,15 +98,15 @@ class ModelSession:
         self.inside.extend(Guest(key, seats, seq, number) for number, (key, seats) in enumerate(people))
         return "confirmed"
 
-    def cancel(self, seq: int, now: int, key: str, seats: int | None = None) -> str:
-        """Somebody gives all or some of their places back."""
+    def cancel(self, seq: int, now: int, key: str, seats: int | None = None, owner: str | None = None) -> str:
+        """Somebody gives all or some of their places back; `owner` can do so only for whom they sent, None for anybody."""
         self.last_seq = seq
         if self.cancelled:
             return "session_cancelled"
         if self.starts is not None and self.starts <= now:
             return "started"
         guest = self.find(key)
-        if guest is None:
+        if guest is None or owner not in (None, guest.owner):
             return "not_found"
         if seats is not None and seats > guest.seats:
             return "too_many_seats"

@@ -17,7 +17,7 @@ PACKAGES = ("api", "core", "ops", "worker")
 FORBIDDEN = {"core": ("api", "worker", "ops"), "api": ("worker", "ops"), "worker": ("api", "ops"), "ops": ("worker",)}
 
 # Drivers, and the rooms they may be used in. The local stack asks its servers whether they answer.
-SQL_ROOMS = {"core/store.py", "core/queries.py", "core/tables.py", "ops/localstack.py"}
+SQL_ROOMS = {"core/store.py", "core/queries.py", "core/tables.py", "core/keystore.py", "ops/localstack.py"}
 REDIS_ROOMS = {"core/mailbox.py", "core/projections.py", "core/follow.py", "api/resources/health.py", "ops/localstack.py"}
 ROOMS = {"sqlalchemy": SQL_ROOMS, "psycopg2": SQL_ROOMS, "alembic": set(), "redis": REDIS_ROOMS}
 MIGRATIONS = "core/migrations/"

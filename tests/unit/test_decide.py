@@ -385,3 +385,9 @@ def test_a_window_that_is_too_small_is_noticed_and_nobody_passes() -> None:
     before.waitlists = {1: Window((waiting,), {1: 5})}  # there are more, which were not loaded
     with pytest.raises(DecisionInterrupted):
         decide(before, [cancel("ana", 1)])
+
+
+def test_a_cancel_reaches_only_what_the_same_client_reserved_unless_it_may_reach_all() -> None:
+    before = state(Session(1, 5, reserved=1), live=[held("ana", client="shop")])
+    tries = [cancel("ana", 1, client="other"), cancel("ana", 1, client="shop"), cancel("ana", 1, client="other", any_client=True)]
+    assert [decide(before, [one]).verdicts[0].outcome for one in tries] == ["not_found", "cancelled", "cancelled"]

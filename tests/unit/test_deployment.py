@@ -195,7 +195,7 @@ def test_settings_accepts_what_a_service_is_given(name: str, monkeypatch: pytest
     settings = Settings()
     assert "@postgres:5432/" in settings.database_url
     assert settings.redis_url == "redis://valkey:6379/0"
-    assert settings.trust_network is (name == "api")
+    assert settings.auth == ("keys" if name == "api" else "open")
     postgres = services()["postgres"]["environment"]
     login = f"//{postgres['POSTGRES_USER']}:{postgres['POSTGRES_PASSWORD']}@"
     assert login in settings.database_url

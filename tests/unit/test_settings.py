@@ -56,6 +56,7 @@ def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch, missing: str) -
         ("AFORO_TRUSTED_PROXIES", "10.0.0.1/8"),
         ("AFORO_HEAD_SECONDS", "0"),
         ("AFORO_MAX_CONNECTIONS", "0"),
+        ("AFORO_FIRST_KEY", "letmein"),
     ],
 )
 def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -83,7 +84,7 @@ def test_open_stays_at_home(monkeypatch: pytest.MonkeyPatch, host: str, fine: bo
         return
     with pytest.raises(SettingsConflict, match="loopback"):
         load()
-    monkeypatch.setenv("AFORO_TRUST_NETWORK", "true")
+    monkeypatch.setenv("AFORO_AUTH", "keys")
     assert load().host == host
 
 

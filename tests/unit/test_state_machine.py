@@ -25,6 +25,7 @@ SEATS = st.integers(1, 4)
 TIMES = st.none() | st.integers(NOW, NOW + 60)
 session_ids = st.sampled_from(SESSIONS)
 people = st.sampled_from(PEOPLE)
+owners = st.sampled_from(["open", "open", "shop"])
 
 NAMES = {
     "capacity": "capacity",
@@ -95,20 +96,21 @@ class Histories(RuleBasedStateMachine):
         self.queue.append(command)
         self.expected.append(expected)
 
-    @rule(session=session_ids, name=people, seats=SEATS)
-    def reserves(self, session: int, name: str, seats: int) -> None:
+    @rule(session=session_ids, name=people, seats=SEATS, owner=owners)
+    def reserves(self, session: int, name: str, seats: int, owner: str) -> None:
         model, seq, now = self.next(session)
-        self.comes(reserve(name, seq, session, seats), model.reserve(seq, now, name, seats))
+        self.comes(reserve(name, seq, session, seats, client=owner), model.reserve(seq, now, name, seats, owner))
 
     @rule(session=session_ids, party=st.lists(st.tuples(people, SEATS), min_size=1, max_size=3))
     def come_together(self, session: int, party: list[tuple[str, int]]) -> None:
         model, seq, now = self.next(session)
         self.comes(group(seq, party, session), model.group(seq, now, party))
 
-    @rule(session=session_ids, name=people, seats=st.none() | SEATS)
-    def cancels(self, session: int, name: str, seats: int | None) -> None:
+    @rule(session=session_ids, name=people, seats=st.none() | SEATS, owner=owners, anybody=st.booleans())
+    def cancels(self, session: int, name: str, seats: int | None, owner: str, anybody: bool) -> None:
         model, seq, now = self.next(session)
-        self.comes(cancel(name, seq, session, seats=seats), model.cancel(seq, now, name, seats))
+        command = cancel(name, seq, session, seats=seats, any_client=anybody, client=owner)
+        self.comes(command, model.cancel(seq, now, name, seats, None if anybody else owner))
 
     @rule(session=session_ids, changes=CHANGES, send_out=st.booleans())
     def is_configured(self, session: int, changes: dict[str, Any], send_out: bool) -> None:

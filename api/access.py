@@ -1,0 +1,80 @@
+"""Who may call what: one table of routes and scopes, and the middleware that holds every request to it.
+
+A route that is not in the table is closed. What a scope cannot say (one's own job, one's own reservation) is asked by the
+resource, which finds the caller in `req.context.caller`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import falcon.asgi
+
+from api.requests import bearer
+from core.bootstrap import ApiServices
+from core.errors import NotAuthenticated, ScopeMissing, UnknownKey
+from core.keys import ANYBODY, ATTENDEES, MANAGE, NOBODY, OPERATE, READ, RESERVE_AND_CANCEL, split_token
+
+PUBLIC: Final = ()  # no key is asked for; a reservation's manage token may be
+HOLDER: Final = "holder"  # a reservation's manage token does instead of a key; the resource looks whether it is the right one
+NEEDS_SCOPE = "This needs a key with one of these scopes: {scopes}."
+READERS: Final = (READ, ATTENDEES, MANAGE)
+
+# One of these scopes is needed.
+NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "/api/sessions": {"GET": READERS, "POST": (MANAGE,)},
+    "/api/sessions/{session}": {"GET": READERS, "PATCH": (MANAGE,)},
+    "/api/sessions/{session}/reservations": {"GET": READERS},
+    "/api/sessions/{session}/reserve": {"POST": (RESERVE_AND_CANCEL,)},
+    "/api/sessions/{session}/cancel": {"POST": (RESERVE_AND_CANCEL, MANAGE)},
+    "/api/sessions/{session}/close": {"POST": (MANAGE,)},
+    "/api/sessions/{session}/reopen": {"POST": (MANAGE,)},
+    "/api/sessions/{session}/cancel-session": {"POST": (MANAGE,)},
+    "/api/batches": {"POST": (RESERVE_AND_CANCEL,)},
+    "/api/batches/{batch}": {"GET": (RESERVE_AND_CANCEL,)},
+    "/api/jobs/{job}": {"GET": (RESERVE_AND_CANCEL, MANAGE, HOLDER)},
+    "/api/reservations/{reservation}": {"GET": PUBLIC, "DELETE": PUBLIC},
+    "/api/reservations/{reservation}.ics": {"GET": PUBLIC},
+    "/api/docs": {"GET": PUBLIC},
+    "/api/docs/{name}": {"GET": PUBLIC},
+    "/api/schema": {"GET": PUBLIC},
+    "/docs": {"GET": PUBLIC},
+    "/healthz": {"GET": PUBLIC},
+    "/readyz": {"GET": PUBLIC},
+    "/metrics": {"GET": (OPERATE,)},
+}
+
+
+class Access:
+    """Tells who calls, and turns away who may not."""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+        self._open = services.settings.auth == "open"
+
+    async def process_request(self, req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
+        """Nobody in particular, until the route says that it matters."""
+        req.context.caller = ANYBODY if self._open else NOBODY
+
+    async def process_resource(
+        self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: Any, _params: dict[str, Any]
+    ) -> None:
+        """Raises NotAuthenticated, UnknownKey, ScopeMissing; Unavailable when a key cannot be looked up."""
+        if self._open:
+            return
+        needed = NEEDED.get(req.uri_template or "", {}).get(req.method)
+        if needed is None and hasattr(resource, f"on_{req.method.lower()}"):
+            raise LookupError(f"{req.method} {req.uri_template} is missing in the table of api/access.py")
+        if not needed:
+            return
+        token = bearer(req)
+        if token is None:
+            raise NotAuthenticated
+        if HOLDER in needed and split_token(token) is None:
+            return
+        caller = await self._services.keyring.caller(token)
+        if caller is None:
+            raise UnknownKey
+        if not caller.may(*needed):
+            raise ScopeMissing(NEEDS_SCOPE, scopes=", ".join(scope for scope in needed if scope != HOLDER))
+        req.context.caller = caller
