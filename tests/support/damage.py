@@ -17,6 +17,7 @@ from tests.support.waiting import until
 
 MOUNT_SECONDS = 30
 BALLAST_CHUNK = b"\0" * 65536
+HALF_A_COMMAND = b"*1\r\n$5\r\nMULTI\r\n*7\r\n$4\r\nXADD\r\n$17\r\nafo"
 
 
 class NotPossible(Exception):
@@ -30,12 +31,10 @@ def kill_postgres(postgres: Running) -> None:
     until(lambda: not any(_runs(pid) for pid in backends), 30, "the backends have noticed")
 
 
-def configure_valkey(valkey: Running, **settings: str) -> None:
-    """Settings that its next start takes on; _ stands for -."""
-    path = Path(valkey.program.command[-1])
-    lines = [f"{name.replace('_', '-')} {value}\n" for name, value in settings.items()]
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(lines)  # the last line of a name wins
+def wal_folder(postgres: Running) -> Path:
+    """Where Postgres keeps its write-ahead log."""
+    command = postgres.program.command
+    return Path(command[command.index("-D") + 1]) / "pg_wal"
 
 
 class AppendOnly:
@@ -60,6 +59,11 @@ class AppendOnly:
         lost = self.size() - size
         os.truncate(self.tail, size)
         return lost
+
+    def tear(self) -> None:
+        """Leave the beginning of one more command at its end, as a power cut within a write does."""
+        with self.tail.open("ab") as file:
+            file.write(HALF_A_COMMAND)
 
     def copy_to(self, folder: Path) -> Path:
         """A copy as a crash at this moment would leave it, also while the server runs (and does not rewrite the log)."""

@@ -39,7 +39,7 @@ class _Connection:
 class Proxy:
     """Passes everything on to `port`, until told otherwise. Its own port is `port`; close it, or use it in a `with`."""
 
-    def __init__(self, port: int, seed: int = 0) -> None:
+    def __init__(self, port: int, seed: int | str = 0) -> None:
         self._target = port
         self._random = random.Random(seed)
         self._loss = 0.0

@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.support.damage import NotPossible
 
 TRACED = "trace=read,write,writev,fsync,fdatasync"
-SHOWN_BYTES = 64
+SHOWN_BYTES = 80
 ATTACH_SECONDS = 10
 CACHESTAT = 451  # Linux 6.5 or newer, the same number on every architecture
 LOG = ".aof"

@@ -12,10 +12,10 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ops import verify
 from tests.fault.suite import books, checker
@@ -28,6 +28,7 @@ from tests.support.http import Api
 from tests.support.stack import Servers
 
 DRAIN_SECONDS = 60.0
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,10 @@ class Run:
         self._open.callback(servers.close)
         return servers
 
+    def entered(self, context: AbstractContextManager[Thing]) -> Thing:
+        """Something that ends with the case."""
+        return self._open.enter_context(context)
+
     def folder(self, name: str) -> Path:
         """A folder that goes with the case, in which the servers' user may enter."""
         path = Path(tempfile.mkdtemp(prefix=f"aforo-faults-{name}-"))
@@ -127,10 +132,10 @@ class Run:
 
     def stage(self, servers: Servers | None = None, **options: Any) -> Stage:
         """A running stack with a database and a Redis of its own; see Stage for the options."""
-        servers = servers or self.servers()
-        deployment = servers.deployment()
-        if servers is not None and servers is self._shared():
-            self._open.callback(servers.drop, deployment)
+        on = servers or self.servers()
+        deployment = on.deployment()
+        if servers is None:
+            self._open.callback(on.drop, deployment)
         stage = Stage(deployment, self.folder("stage"), **options)
         self._open.callback(stage.close)
         return stage

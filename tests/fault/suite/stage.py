@@ -23,6 +23,7 @@ from ops.supervisor import Program, Supervisor
 from tests.fault.suite.books import PARTITIONS
 from tests.fault.suite.rigged import Rig
 from tests.support.processes import children_of, python_program, sweeper_program, worker_program
+from tests.support.proxy import Proxy
 from tests.support.stack import Deployment
 from tests.support.waiting import until
 
@@ -44,10 +45,13 @@ class Stage:
         sweepers: int = 1,
         rigs: Mapping[str, Rig] | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
+        api_proxy: Proxy | None = None,
+        broker_proxy: Proxy | None = None,
         **settings: str,
     ) -> None:
         """`pool`: processes of each worker. `settings`: variables for all, without AFORO_, in lower case. `environments` (more
-        variables) and `rigs`: by the program's name."""
+        variables) and `rigs`: by the program's name. `api_proxy`: the API's way to Redis; `broker_proxy`: everybody's to the
+        broker."""
         self.deployment = deployment
         self.folder = folder
         self.pool = pool
@@ -61,7 +65,11 @@ class Stage:
             "AFORO_METRICS_DIR": str(metrics),
             **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
         }
-        self._environments = environments or {}
+        redis_url = deployment.redis_url
+        self._environment["AFORO_BROKER_URL"] = broker_proxy.in_place_of(redis_url) if broker_proxy else redis_url
+        self._environments = dict(environments or {})
+        if api_proxy is not None:
+            self._environments["api"] = {**self._environments.get("api", {}), "AFORO_REDIS_URL": api_proxy.in_place_of(redis_url)}
         self._rigs = rigs or {}
         self._supervisor = Supervisor(folder, lambda pids: None)
         self._closing = threading.Event()
@@ -179,6 +187,16 @@ class Stage:
         started = time.monotonic()
         until(lambda: self.waiting() == 0, seconds, "nothing waits in any mailbox")
         return time.monotonic() - started
+
+    def caught_up(self, moment_ms: float, seconds: float = 60.0) -> None:
+        """Wait until nothing waits any more of what was accepted before this moment (wall clock)."""
+        until(lambda: self._oldest_ms() > moment_ms, seconds, "all that had waited is applied")
+
+    def _oldest_ms(self) -> float:
+        pipeline = self.redis.pipeline(transaction=False)
+        for partition in range(PARTITIONS):
+            pipeline.xrange(key(partition, "mailbox"), count=1)
+        return min((int(entries[0][0].partition(b"-")[0]) for entries in pipeline.execute() if entries), default=float("inf"))
 
 
 def _numbered(sort: str, number: int) -> str:
