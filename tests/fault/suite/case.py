@@ -91,7 +91,15 @@ def case(
 class Run:
     """One run of one case: its chance, its size, its servers, and its result."""
 
-    def __init__(self, found: Case, seed: int, scale: float, minutes: float, shared: Callable[[], Servers]) -> None:
+    def __init__(
+        self,
+        found: Case,
+        seed: int,
+        scale: float,
+        minutes: float,
+        shared: Callable[[], Servers],
+        own: Callable[[], Servers] | None,
+    ) -> None:
         self.case = found
         self.seed = f"{seed}/{found.name}"
         self.random = random.Random(self.seed)
@@ -99,6 +107,7 @@ class Run:
         self.minutes = minutes
         self.result = Result(found)
         self._shared = shared
+        self._own = own
         self._open = ExitStack()
 
     # -- how much --------------------------------------------------------------------------------------------------------
@@ -114,7 +123,9 @@ class Run:
         return self._shared()
 
     def own_servers(self) -> Servers:
-        """A Postgres and a Valkey of this case alone."""
+        """A Postgres and a Valkey that may be hurt; the case leaves them whole."""
+        if self._own is not None:
+            return self._own()
         servers = Servers(self.folder("servers"))
         self._open.callback(servers.close)
         return servers
@@ -225,9 +236,16 @@ def _together(histories: Collection[History]) -> History:
     return together
 
 
-def carry_out(found: Case, seed: int, scale: float, minutes: float, shared: Callable[[], Servers]) -> Result:
-    """Run a case; whatever goes wrong is in its result."""
-    run = Run(found, seed, scale, minutes, shared)
+def carry_out(
+    found: Case,
+    seed: int,
+    scale: float,
+    minutes: float,
+    shared: Callable[[], Servers],
+    own: Callable[[], Servers] | None = None,
+) -> Result:
+    """Run a case; whatever goes wrong is in its result. `own`: servers that may be hurt, in place of new ones."""
+    run = Run(found, seed, scale, minutes, shared, own)
     started = time.monotonic()
     try:
         found.run(run)
