@@ -28,6 +28,7 @@ from tests.support.http import Api
 from tests.support.stack import Servers
 
 DRAIN_SECONDS = 60.0
+BUSY = 3.0
 Thing = TypeVar("Thing")
 
 
@@ -115,6 +116,10 @@ class Run:
     def scaled(self, full: float, least: int = 1) -> int:
         """So many of something: `full` of them at full scale, fewer in a small run, never less than `least`."""
         return max(least, round(full * self.scale)) if self.scale < 1 else round(full)
+
+    def bound(self, seconds: float) -> float:
+        """A limit as the table promises it; a small run, beside others on a busy machine, gets more time."""
+        return seconds if self.scale >= 1 else BUSY * seconds
 
     # -- what with -------------------------------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ LOST = "lost"
 DOUBLE = "double"
 OVERBOOKED = "overbooked"
 OUT_OF_ORDER = "out of order"
+GAP = "gap"  # a number that the ledger does not have; an accepted command may have had it
 ANSWERS = "answers"  # two answers, or an answer and the ledger, disagree
 OUTCOME = "outcome"  # not what the model says
 ROWS = "rows"  # reservations or counters are not what the ledger leads to
@@ -200,7 +201,7 @@ def _ledger(findings: Findings, books: Books, session: int) -> None:
         if after.seq == before.seq:
             findings.found(DOUBLE, f"seq {after.seq} of session {session} is there twice")
         elif after.seq != before.seq + 1:
-            findings.found(LOST, f"session {session} has nothing between seq {before.seq} and {after.seq}")
+            findings.found(GAP, f"session {session} has nothing between seq {before.seq} and {after.seq}")
         elif after.position <= before.position:
             findings.found(OUT_OF_ORDER, f"seq {after.seq} of session {session} was applied before its predecessor")
     for job, count in Counter(row.job for row in rows).items():

@@ -48,6 +48,7 @@ class Manners:
     waits: float = 0.05  # with Prefer: wait
     repeats: float = 0.03  # sends again although it was answered
     gives_up: float = 0.2  # leaves a maybe alone
+    pauses: bool = True  # as Retry-After asks
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ class Traffic:
         self.history.note(call)
         if call.job is not None and len(self.history.calls) % 8 == 0:
             self._recent = [call.job.id, *self._recent[:49]]
-        if call.retry_after is not None and call.job is None:
+        if call.retry_after is not None and call.job is None and self._manners.pauses:
             await asyncio.sleep(min(float(call.retry_after), LONGEST_PAUSE_SECONDS))
         return call
 

@@ -47,7 +47,7 @@ class Rig:
     off: tuple[str, ...] = ()  # guards to do without
     bells: int = 1  # how often each is rung
     miscounts: bool = False  # decide() sells a place too many
-    halves: bool = False  # of each mailbox, a process sees only every second entry: its pid says which
+    half: int | None = None  # of each mailbox, it sees only every second entry: the even (0) or the odd (1) ones
 
     def applied_to(self, program: Program) -> Program:
         """The same program, rigged."""
@@ -83,11 +83,11 @@ def arrange(rig: Rig) -> None:
         assert "FOR UPDATE" in store.SESSIONS_FOR_UPDATE
         store.SESSIONS_FOR_UPDATE = store.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", "")
     if rig.bells != 1:
-        _ring_often(rig.bells)
+        _ring_often(rig)
     if rig.miscounts:
         service.decide = _decide_with_a_place_too_many
-    if rig.halves:
-        _see_half()
+    if rig.half is not None:
+        _see_half(rig.half)
 
 
 def _arm(rig: Rig) -> None:
@@ -97,9 +97,7 @@ def _arm(rig: Rig) -> None:
 
 
 def _strike(rig: Rig, point: str) -> None:
-    if rig.log is not None:
-        with open(rig.log, "a", encoding="ascii") as log:
-            log.write(f"{os.getpid()} {point} {time.time() * 1000:.1f}\n")
+    _log(rig, point)
     if rig.do == "kill":
         crashpoints.kill_this_process()
     crashpoints.arm(f"{point}#{rig.again}", lambda: _strike(rig, point))
@@ -109,22 +107,29 @@ def _strike(rig: Rig, point: str) -> None:
         time.sleep(LINGER_SECONDS)
 
 
-def _ring_often(bells: int) -> None:
+def _log(rig: Rig, what: str) -> None:
+    if rig.log is not None:
+        with open(rig.log, "a", encoding="ascii") as log:
+            log.write(f"{os.getpid()} {what} {time.time() * 1000:.1f}\n")
+
+
+def _ring_often(rig: Rig) -> None:
     publish: Callable[[Any, int], None] = Doorbell._publish
 
     def publish_often(self: Doorbell, partition: int) -> None:
-        for _ in range(bells):
+        _log(rig, "bell")
+        for _ in range(rig.bells):
             publish(self, partition)
 
     Doorbell._publish = publish_often
 
 
-def _see_half() -> None:
+def _see_half(half: int) -> None:
     take = Mailbox.take
 
     def take_half(self: Mailbox, partition: int, limit: int) -> Any:
         taken = take(self, partition, limit)
-        seen = [e for e in taken.entries if int(e.stream_id.partition("-")[2]) % 2 == os.getpid() % 2]
+        seen = [entry for entry in taken.entries if entry.command.seq % 2 == half]
         return replace(taken, suspect="", near="", entries=seen)
 
     Mailbox.take = take_half

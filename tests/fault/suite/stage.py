@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from core.doorbell import QUEUE, TASK, celery_app
 from core.mailbox import key
 from ops import localstack
 from ops.supervisor import Program, Supervisor
@@ -75,6 +76,7 @@ class Stage:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="supervisor", daemon=True)
         self.redis = deployment.redis()
+        self._celery = celery_app(deployment.redis_url)
         try:
             self._start(workers, sweepers)
         except BaseException:
@@ -88,11 +90,11 @@ class Stage:
         self.close()
 
     def _start(self, workers: int, sweepers: int) -> None:
-        self._add("api", lambda environment: python_program("api", environment, *API), self.is_ready)
         for number in range(workers):
             self._add(_numbered("worker", number), lambda environment: worker_program(environment, self.pool))
         for number in range(sweepers):
             self._add(_numbered("sweeper", number), sweeper_program)
+        self._add("api", lambda environment: python_program("api", environment, *API), self.is_ready)  # while those start, too
         self._thread.start()
         for number in range(workers):
             self.whole(_numbered("worker", number))
@@ -106,14 +108,12 @@ class Stage:
             self._supervisor.look()
 
     def close(self) -> None:
-        """Let whatever is stopped go on, then end all."""
+        """End all, without ceremony."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        for name in self._supervisor.pids():
-            for pid in self.children(name):
-                send(pid, signal.SIGCONT)
-        self._supervisor.stop(("api",), lambda: False)
+        self._supervisor.stop((), lambda: True)
+        self._celery.close()
         self.redis.close()
 
     # -- its processes ---------------------------------------------------------------------------------------------------
@@ -181,6 +181,12 @@ class Stage:
         for partition in range(PARTITIONS):
             pipeline.xlen(key(partition, "mailbox"))
         return sum(pipeline.execute())
+
+    def ring(self, times: int) -> None:
+        """Wake workers for every partition, so many times."""
+        for partition in range(PARTITIONS):
+            for _ in range(times):
+                self._celery.send_task(TASK, args=(partition,), queue=QUEUE, retry=False, ignore_result=True)
 
     def drained(self, seconds: float = 60.0) -> float:
         """Wait until nothing waits. How many seconds that took."""

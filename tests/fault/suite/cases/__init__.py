@@ -1,5 +1,10 @@
 """The cases, one module for each sort of fault; importing this registers them all, in the order of the table."""
 
-from tests.fault.suite.cases import crashes, disks, fsync, network, postgres, retries, rollback, valkey
+from importlib import import_module
 
-__all__ = ["crashes", "disks", "fsync", "network", "postgres", "retries", "rollback", "valkey"]
+MODULES = (
+    "crashes", "valkey", "fsync", "postgres", "stalls", "network", "bells", "disks", "poison", "retries", "rollback", "load",
+    "controls", "soak",
+)  # fmt: skip
+for name in MODULES:
+    import_module(f"{__name__}.{name}")

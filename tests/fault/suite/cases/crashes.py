@@ -48,7 +48,7 @@ def worker_crash(run: Run) -> None:
     run.injected(len(moments))
     run.recovered_after(moments, run.check(stage, traffic.history))
     worst = quantile(run.result.recoveries, 0.99)
-    run.require(worst <= MOVES_ON_SECONDS, f"recovery p99 is {worst:.2f} s")
+    run.require(worst <= run.bound(MOVES_ON_SECONDS), f"recovery p99 is {worst:.2f} s")
 
 
 def _victim(run: Run, stage: Stage) -> int:
@@ -129,5 +129,5 @@ def api_crash(run: Run) -> None:
     run.note(f"{sum(call.fate == MAYBE for call in traffic.history.calls)} calls were left without an answer")
     run.recovered_after(moments, run.check(stage, traffic.history))
     worst = max(run.result.recoveries, default=0)
-    run.require(worst <= DRAINED_SECONDS, f"something waited {worst:.2f} s")
+    run.require(worst <= run.bound(DRAINED_SECONDS), f"something waited {worst:.2f} s")
     run.require(any(call.fate == MAYBE for call in traffic.history.calls), "nobody noticed anything")
