@@ -156,9 +156,11 @@ def rollback(run: Run) -> None:
     lost = findings.counts[checker.LOST]
     run.require(theatre.doomed, "nothing was lost, so nothing was tried")
     run.require(theatre.held, "no drain held a batch")
-    run.require(lost == len(theatre.doomed) + report.gaps, f"{lost} lost, but {len(theatre.doomed)} waited")
-    run.result.failures += [line for line in findings.lines() if not line.startswith(checker.LOST)]
+    run.require(lost == len(theatre.doomed), f"{lost} lost, but {len(theatre.doomed)} waited")
+    gaps = findings.counts[checker.GAP]
+    run.require(gaps == report.gaps, f"{gaps} gaps in the ledger, and verify names {report.gaps}")
+    run.result.failures += [line for line in findings.lines() if not line.startswith((checker.LOST, checker.GAP))]
     run.result.failures += [f"aforo verify: {what}" for what in report.differences if MISSING not in what]
     run.require(report.renumbered > 0 and report.notes, "verify names nothing that was renumbered")
     kinds = ", ".join(sorted(set(found.incidents)))
-    run.note(f"of {lost} lost, {report.gaps} are gaps in the ledger; {report.renumbered} renumbered; incidents: {kinds}")
+    run.note(f"{report.gaps} gaps in the ledger; {report.renumbered} renumbered; incidents: {kinds}")
