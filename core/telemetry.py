@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 # prometheus_client decides at its import whether processes share their values.
@@ -26,9 +27,17 @@ if TYPE_CHECKING:
     from core.model import Verdict
     from core.numbering import Incident
 
+_HOST = socket.gethostname()
+
+
+@lru_cache(maxsize=16)
+def _named(pid: int) -> str:
+    return f"{_HOST}-{pid}"
+
+
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-    # Hosts may share the folder (containers do): a pid alone would not name a process.
-    values.ValueClass = values.MultiProcessValue(lambda: f"{socket.gethostname()}-{os.getpid()}")
+    # Hosts may share the folder (containers do): a pid alone would not name a process. Asked for at every count, so kept.
+    values.ValueClass = values.MultiProcessValue(lambda: _named(os.getpid()))
     for module in (prometheus_client.metrics,):
         module.values.ValueClass = values.ValueClass
 
@@ -79,7 +88,7 @@ def metrics_text() -> bytes:
 def forget_process(pid: int) -> None:
     """A process of this host ended: its live gauges end with it."""
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        multiprocess.mark_process_dead(f"{socket.gethostname()}-{pid}")
+        multiprocess.mark_process_dead(_named(pid))
 
 
 def _add_request_id(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
@@ -46,12 +47,29 @@ def email(value: str) -> tuple[str, str]:
     """An address as it is kept, and its key for comparison: case folded, its domain in ASCII."""
     if len(value) > EMAIL_MAX:
         raise ValueError(f"must be at most {EMAIL_MAX} characters")
+    value = value.strip()
     try:
-        found = validate_email(value.strip(), check_deliverability=False)
+        plain = _PLAIN_EMAIL.fullmatch(value)
+        if plain:
+            shown, domain = _domain(plain[2])
+            return f"{plain[1]}@{shown}", f"{plain[1].lower()}@{domain}"
+        found = validate_email(value, check_deliverability=False)
     except EmailNotValidError as exc:
         raise ValueError("must be an e-mail address, like ana@example.org") from exc
     local = unicodedata.normalize("NFC", found.local_part.casefold())
     return found.normalized, f"{local}@{found.ascii_domain.lower()}"
+
+
+# Nearly all addresses: letters, digits and a few signs, none of which the library would look at twice. It takes 35 µs, a third
+# of what a whole reserve costs the API; of a plain address it only has to judge the domain, and most domains were seen before.
+_PLAIN_EMAIL: Final = re.compile(r"(?=[^@]{1,64}@)([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)@([A-Za-z0-9.-]+)", re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def _domain(text: str) -> tuple[str, str]:
+    """A domain as the library shows it, and in ASCII. Raises EmailNotValidError."""
+    found = validate_email(f"a@{text}", check_deliverability=False)
+    return found.domain, found.ascii_domain.lower()
 
 
 def moment(value: datetime) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +82,36 @@ def test_capacities(value: int, good: bool) -> None:
     else:
         with pytest.raises(ValueError, match="from 0 to 1000000"):
             validation.capacity(value)
+
+
+LABEL = st.from_regex(r"[A-Za-z0-9-]{1,12}", fullmatch=True)
+DOMAIN = st.one_of(
+    st.lists(LABEL, min_size=1, max_size=4).map(".".join),
+    st.sampled_from(
+        [
+            "example.org",
+            "EXAMPLE.org",
+            "xn--bcher-kva.example.org",
+            "xn--a.org",
+            "a.test",
+            "b.local",
+            "a..b.org",
+            "a.b-.org",
+            "1.2.3.4",
+        ]
+    ),
+)
+LOCAL = st.from_regex(r"[A-Za-z0-9_+.-]{1,70}", fullmatch=True)
+
+
+@given(LOCAL, DOMAIN)
+def test_plain_addresses_are_judged_and_written_as_the_library_would(local: str, domain: str) -> None:
+    address = f"{local}@{domain}"
+    try:
+        found = validate_email(address, check_deliverability=False)
+    except EmailNotValidError:
+        with pytest.raises(ValueError, match="must be an e-mail address"):
+            validation.email(address)
+        return
+    expected = (found.normalized, f"{found.local_part.casefold()}@{found.ascii_domain.lower()}")
+    assert validation.email(address) == expected
