@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.errors import AforoError, Unavailable
-from core.migrations import newest
+from core.migrations import newest, older
 
 # What Redis must be set to, so that an accepted command survives a crash and is never evicted.
 DURABLE = {
@@ -36,7 +36,7 @@ class Ready:
 
     def __init__(self, services: ApiServices) -> None:
         self._services = services
-        self._newest = newest()
+        self._newest, self._older = newest(), older()
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Everything it needs is there and set up as it must be."""
@@ -53,8 +53,9 @@ class Ready:
             revision = await self._services.in_thread(self._services.queries.migration)
         except AforoError as exc:
             return {"postgres": _check(False, str(exc)), "migrations": _check(False, "cannot be read")}
-        detail = f"at {revision}" + ("" if revision == self._newest else f", this release needs {self._newest}")
-        return {"postgres": _check(True, "reachable"), "migrations": _check(revision == self._newest, detail)}
+        enough = revision is not None and revision not in self._older
+        detail = f"at {revision}" + ("" if enough else f", this release needs {self._newest}")
+        return {"postgres": _check(True, "reachable"), "migrations": _check(enough, detail)}
 
     async def _redis(self) -> dict[str, Any]:
         try:

@@ -33,6 +33,12 @@ def newest() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
+def older() -> frozenset[str]:
+    """The revisions before that. One that is not known here is a later release's, which keeps what this one needs."""
+    script = ScriptDirectory.from_config(_config())
+    return frozenset(found.revision for found in script.walk_revisions()) - {newest()}
+
+
 def upgrade(settings: Settings) -> str:
     """Migrate to the newest revision, under an advisory lock; the first time also fix the number of partitions.
 

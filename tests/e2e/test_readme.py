@@ -1,4 +1,4 @@
-"""README's promises, word for word: its walk is run, its table of settings is compared, its links are followed."""
+"""README's promises, word for word: its walk is run, its table of settings is compared. See also test_documents.py."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-from typer.main import get_command
-
 from core.settings import Settings
-from ops.cli import app
 from tests.support.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 ORIGIN = "http://127.0.0.1:8000"
 MARK = "---- next command ----"
-DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"]
 
 
 class Step(NamedTuple):
@@ -84,27 +79,3 @@ def test_the_table_of_settings_lists_what_settings_knows_with_its_defaults() -> 
     for name, field in fields.items():
         if not field.is_required() and field.default is not None:
             assert listed[name].strip("`").lower() == str(field.default).lower(), name
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
-    text = (ROOT / name).read_text("utf-8")
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text) if "://" not in target]
-    assert [target for target in targets if target and not (ROOT / target).exists()] == []
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_files_that_are_named_exist(name: str) -> None:
-    text = (ROOT / name).read_text("utf-8")
-    named = re.findall(r"`((?:api|core|ops|worker|tests|docs)/[\w./-]+)`", text)
-    assert [path for path in named if not (ROOT / path).exists()] == []
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_commands_that_are_named_exist(name: str) -> None:
-    text = (ROOT / name).read_text("utf-8")
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    targets = set(re.findall(r"(?:^|`)make (\w+)", text, re.MULTILINE))
-    assert {target for target in targets if f"\n{target}:" not in makefile} == set()
-    commands = set(re.findall(r"(?:^|`)(?:\.venv/bin/)?aforo ([a-z]+)", text, re.MULTILINE))
-    assert commands <= set(get_command(app).commands)  # type: ignore[attr-defined]

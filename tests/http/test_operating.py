@@ -63,8 +63,10 @@ def test_readiness_names_what_is_wrong_and_recovers(fragile: tuple[Servers, Stac
         assert name in failing(api)["redis_durability"]
         redis.config_set(name, right)
     assert failing(api) == {}
-    stack.deployment.sql("UPDATE alembic_version SET version_num = '0000'")
+    stack.deployment.sql("UPDATE alembic_version SET version_num = '0001'")
     assert "needs" in failing(api)["migrations"]
+    stack.deployment.sql("UPDATE alembic_version SET version_num = '9999'")  # as a later release does, before this one ends
+    assert failing(api) == {}
 
 
 def test_postgres_down_is_told_and_accepting_goes_on(fragile: tuple[Servers, Stack, Api]) -> None:
@@ -106,7 +108,8 @@ def test_an_emptied_redis_is_an_incident_that_metrics_show(fragile: tuple[Server
     connect(stack.redis_url).flushdb()
     assert api.reserve(session).json()["seq"] == 2
     assert total(metrics(api), "aforo_incidents_total", "redis_emptied") == 1
-    assert stack.deployment.sql("SELECT kind FROM incidents") == [("redis_emptied",)]
+    kinds = [kind for (kind,) in stack.deployment.sql("SELECT kind FROM incidents")]
+    assert kinds.count("redis_emptied") == 1  # the process that had accepted before may add redis_went_back
 
 
 def test_metrics_count_what_was_done_in_all_processes(stacks: Callable[..., Stack]) -> None:
