@@ -26,6 +26,7 @@ from core.crashpoints import reach
 from core.errors import QueueFull, Unavailable, UnknownSession
 from core.grouping import Grouped
 from core.model import ARGUMENTS_OF, JOB_FORMAT, SEATS_MAX, Arguments, Command, GroupArguments, Job, Session, partition_of_job
+from core.numbering import Lift
 
 ENTRY_FORMAT = 1
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
@@ -39,6 +40,7 @@ IDLE_HEAD_SECONDS = 300
 DONE_CHANNEL = "aforo:done"
 REVOKED_KEY = "aforo:revoked:{}"
 REVOKED_SECONDS = 86_400  # so long an API process that does not reach Postgres is told of a revocation
+NO_LIFT = Lift(0, 0)
 SOCKET_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 
@@ -353,12 +355,12 @@ class Publication:
     """What a committed batch tells Redis.
 
     `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
-    jobs of before whose reservation this batch changed. `lifts`: see decide.Numbered.
+    jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered.
     """
 
     rows: list[tuple[str, Job | None]]
     sessions: dict[int, Session]
-    lifts: dict[int, int]
+    lifts: dict[int, Lift]
     earlier: list[Job]
     trial_over: bool
     pace: float
@@ -436,7 +438,8 @@ class Mailbox:
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
             for session_id in touched:
                 s = news.sessions[session_id]
-                part += (s.id, *head_fields(s), news.lifts.get(s.id, 0))  # in each part: raised once, the head remembers
+                lift = news.lifts.get(s.id, NO_LIFT)  # in each part: raised once, the head remembers
+                part += (s.id, *head_fields(s), lift.by, lift.seq)
             for group in (jobs, earlier):
                 part.append(len(group))
                 for job in group:

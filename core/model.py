@@ -292,9 +292,10 @@ def batch_id(secret: bytes, client: str, key: str) -> str:
     return f"{digest[:8]}-{_tail(digest[8:])}"
 
 
-def replay_id(job_id: str, session_id: int, accepted_seq: int) -> str:
-    """The ledger id of a replay: fixed by what it repeats and where, so that its own redelivery is recognised."""
-    return _job_id(session_id, hashlib.sha256(f"{job_id}/{accepted_seq}".encode()).hexdigest())
+def replay_id(entry: Command) -> str:
+    """The ledger id of a replay: fixed by what it repeats, where and when, so that its own redelivery is recognised."""
+    text = f"{entry.job_id}/{entry.seq}/{entry.accepted_at}"
+    return _job_id(entry.session_id, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _job_id(session_id: int, digest: str) -> str:

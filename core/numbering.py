@@ -21,6 +21,11 @@ class Known:
     session_id: int
     seq: int
     accepted_seq: int | None
+    accepted_at: int
+
+    def is_of(self, entry: Command) -> bool:
+        """Whether it was applied from this entry, which has come again; and not the job accepted anew, be it under its number."""
+        return entry.accepted_at == self.accepted_at and entry.seq in (self.seq, self.accepted_seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,14 @@ class Incident:
     detail: dict[str, int | str]
 
 
+@dataclass(frozen=True, slots=True)
+class Lift:
+    """By how much Redis's numbering of a session lags behind, as the entry that was accepted under `seq` shows."""
+
+    by: int
+    seq: int
+
+
 @dataclass(slots=True)
 class Numbered:
     """The entries of a batch after comparison with the ledger."""
@@ -39,13 +52,13 @@ class Numbered:
     commands: list[Command] = field(default_factory=list)  # to be decided, under their final seq
     redelivered: list[str] = field(default_factory=list)  # job ids to publish again, not to apply again
     incidents: list[Incident] = field(default_factory=list)
-    lifts: dict[int, int] = field(default_factory=dict)  # session id: by how much Redis's numbering lags behind
+    lifts: dict[int, Lift] = field(default_factory=dict)  # by session id
 
 
 def number(
     entries: Iterable[Command],
     known: Mapping[str, Known],
-    known_replays: frozenset[str] | set[str],
+    known_replays: Mapping[str, Known],
     last_seqs: Mapping[int, int],
 ) -> Numbered:
     """Place each entry after its session's last seq.
@@ -59,11 +72,12 @@ def number(
     for entry in entries:
         seen = first.get(entry.job_id)
         if seen is not None:
-            repeated = replay_id(entry.job_id, entry.session_id, entry.seq)
-            if entry.seq in (seen.seq, seen.accepted_seq) or repeated in known_replays:
+            repeated = replay_id(entry)
+            applied = seen if seen.is_of(entry) else known_replays.get(repeated)
+            if applied is not None:
                 result.redelivered.append(entry.job_id)
-                if entry.seq == seen.accepted_seq:  # whoever renumbered it may have died before Redis was told
-                    result.lifts[entry.session_id] = seen.seq - entry.seq
+                if applied.accepted_seq is not None:  # whoever renumbered it may have died before Redis was told
+                    result.lifts[entry.session_id] = Lift(applied.seq - entry.seq, entry.seq)
                 continue
             entry = msgspec.structs.replace(
                 entry, job_id=repeated, kind=REPLAY, arguments=None, replay_of=seen.job_id, quarantined=False
@@ -71,11 +85,16 @@ def number(
         command = _place(entry, seqs[entry.session_id], result)
         seqs[entry.session_id] = command.seq
         if seen is None:
-            first[command.job_id] = Known(command.job_id, command.session_id, command.seq, command.accepted_seq)
+            first[command.job_id] = known_from(command)
         else:
             result.redelivered.append(seen.job_id)
         result.commands.append(command)
     return result
+
+
+def known_from(command: Command) -> Known:
+    """What the ledger will say of a command."""
+    return Known(command.job_id, command.session_id, command.seq, command.accepted_seq, command.accepted_at)
 
 
 def _place(entry: Command, last: int, result: Numbered) -> Command:
@@ -87,5 +106,5 @@ def _place(entry: Command, last: int, result: Numbered) -> Command:
         return entry
     detail = {"job": entry.job_id, "accepted_seq": entry.seq, "seq": last + 1}
     result.incidents.append(Incident("renumbered", entry.session_id, detail))
-    result.lifts[entry.session_id] = last + 1 - entry.seq
+    result.lifts[entry.session_id] = Lift(last + 1 - entry.seq, entry.seq)
     return msgspec.structs.replace(entry, seq=last + 1, accepted_seq=entry.seq)

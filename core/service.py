@@ -185,8 +185,8 @@ class Drain:
     ) -> Numbered:
         commands = [e.command for e in entries]
         firsts = {job_id: seen for job_id, (_, seen) in known.items()}
-        suspects = [replay_id(c.job_id, c.session_id, c.seq) for c in commands if _looks_replayed(c, firsts)]
-        replays = set(batch.known(suspects)) if suspects else set()
+        suspects = [replay_id(c) for c in commands if c.job_id in firsts and not firsts[c.job_id].is_of(c)]
+        replays = {job_id: seen for job_id, (_, seen) in batch.known(suspects).items()} if suspects else {}
         numbered = number(commands, firsts, replays, {s.id: s.last_seq for s in sessions.values()})
         for incident in numbered.incidents:
             log.error(incident.kind, extra={"session_id": incident.session_id, **incident.detail})
@@ -326,11 +326,6 @@ def _positioned(commands: Sequence[Command], batch: BatchPort) -> list[Command]:
         return []
     positions = batch.positions(len(commands))
     return [msgspec.structs.replace(c, position=p) for c, p in zip(commands, positions, strict=True)]
-
-
-def _looks_replayed(command: Command, firsts: dict[str, Known]) -> bool:
-    seen = firsts.get(command.job_id)
-    return seen is not None and command.seq not in (seen.seq, seen.accepted_seq)
 
 
 def _stray(entry: Entry) -> Unreadable:

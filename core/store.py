@@ -374,7 +374,7 @@ def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
         reservation,
         tuple([JobReservation(id_, session_id, status, seats) for id_, status, seats in party or ()]),
     )
-    return job, Known(job_id, session_id, seq, accepted_seq)
+    return job, Known(job_id, session_id, seq, accepted_seq, accepted_at)
 
 
 class Store:

@@ -6,7 +6,8 @@
 --   aforo:{p}:s:<id>      hash    the session's head: q last queued seq, a last applied seq, v version, c capacity,
 --                                 r reserved, w waiting, l waitlist capacity,
 --                                 s state (open, closed, cancelled),
---                                 o by how much q was raised (publish.lua)  idle (q = a): minutes; else never
+--                                 o by how much q was raised, u from which number on (publish.lua)
+--                                                                     idle (q = a): minutes; else never
 --   aforo:{p}:bell        string  somebody is draining, or a wake-up is on its way   a second or so
 --   aforo:{p}:pace        string  commands applied a second, lately      a minute
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua

@@ -7,7 +7,7 @@
 -- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
 -- trial ('over', or 'on' while commands are tried in portions or one by one),
 -- number of entries, entry ids ...,
--- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift) ...,
+-- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift, its seq) ...,
 -- number of jobs, (job id, session id, record) ...,
 -- number of earlier jobs whose reservation changed, (job id, session id, record) ...
 -- Answers how many entries are left.
@@ -24,29 +24,34 @@ end
 local entries = {}
 for _ = 1, tonumber(next_argument()) do entries[#entries + 1] = next_argument() end
 local removed = #entries > 0 and redis.call('XDEL', KEYS[1], unpack(entries)) or 0
+local left = redis.call('XLEN', KEYS[1])
 
-local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift)
+local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift, lifted)
   local key = prefix .. 's:' .. session
-  local head = redis.call('HMGET', key, 'v', 'q', 'o')
+  local head = redis.call('HMGET', key, 'v', 'q', 'o', 'u')
   if not head[1] then return false end
-  local queued = head[2]
-  -- Redis numbers from an older state: bring it up by what commands were renumbered. All those accepted before carry the same
-  -- difference, over however many batches; `o` remembers how much of it is done, until nothing waits
-  -- or commands come with the right numbers.
-  if removed > 0 then
-    local done = tonumber(head[3] or '0')
-    if tonumber(lift) > done then
-      queued = redis.call('HINCRBY', key, 'q', tonumber(lift) - done)
+  local queued = tonumber(head[2])
+  lift = tonumber(lift)
+  if removed > 0 and lift > 0 then
+    -- Redis numbers from an older state: bring it up by what commands were renumbered. All that it had numbered by then (up to
+    -- `u`) carry the same difference, over however many batches: `o` remembers how much of it is done.
+    local upto = tonumber(head[4] or '0')
+    local done = tonumber(lifted) <= upto and tonumber(head[3]) or 0
+    if lift > done then
+      if done == 0 then upto = queued end
+      queued = redis.call('HINCRBY', key, 'q', lift - done)
+      redis.call('HSET', key, 'o', lift, 'u', upto)
+    elseif lift < done and queued == upto + done then
+      -- One of them was none after all, and nothing was numbered since.
+      queued = redis.call('HINCRBY', key, 'q', lift - done)
       redis.call('HSET', key, 'o', lift)
-    elseif lift == '0' and done > 0 then
-      redis.call('HDEL', key, 'o')
     end
   end
   if tonumber(version) < tonumber(head[1]) then return false end
   redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting, 'l', places, 's', state)
-  if tonumber(queued) == tonumber(seq) then
+  if queued == tonumber(seq) then
     redis.call('EXPIRE', key, ARGV[2])
-    redis.call('HDEL', key, 'o')
+    if left == 0 then redis.call('HDEL', key, 'o', 'u') end
   end
   return true
 end
@@ -54,8 +59,8 @@ end
 local current = {}
 for _ = 1, tonumber(next_argument()) do
   local session = ARGV[at]
-  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 8))
-  at = at + 9
+  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 9))
+  at = at + 10
 end
 
 local done = {}
@@ -83,7 +88,6 @@ else
   redis.call('HDEL', prefix .. 'trial', 'name', 'deaths')
 end
 if ARGV[4] ~= '0' then redis.call('SET', prefix .. 'pace', ARGV[4], 'EX', 60) end
-local left = redis.call('XLEN', KEYS[1])
 if left == 0 then
   redis.call('DEL', prefix .. 'bell')
 else

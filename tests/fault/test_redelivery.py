@@ -39,8 +39,9 @@ def test_entries_that_are_put_back_after_they_were_applied_change_nothing(driver
     driver.drain_all()
     receipts += driver.cancel(session, "ana")
     driver.drain_all()
-    for _, fields in entries:
-        driver.redis.xadd(mailbox, fields)
+    driver.redis.delete(mailbox)  # which would take no older ones
+    for entry, fields in entries:
+        driver.redis.xadd(mailbox, fields, entry)
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed", "cancelled"]
     assert driver.counts(session) == (0, 2)

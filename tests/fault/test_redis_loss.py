@@ -324,8 +324,58 @@ def test_a_worker_killed_over_renumbered_commands_neither_skips_nor_repeats(driv
     assert driver.check(receipts).gaps == 0
 
 
-def test_a_renumbered_backlog_that_is_published_in_parts_is_counted_once(deployment: Deployment) -> None:
-    with Driver(deployment, batch_size=300) as driver:
+def test_a_redis_put_back_to_when_it_was_renumbering_is_renumbered_anew(deployment: Deployment) -> None:
+    with Driver(deployment, batch_size=2) as driver:
+        session = driver.new_session(capacity=50)
+        saved = after_first(driver, session, "ana")
+        receipts = driver.reserve(session, "bo", "cy")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, "dee", "eve", "fay")
+        crashpoints.arm("after_publish", interrupt)
+        with pytest.raises(Interruption):
+            driver.drain_all()  # dee and eve; fay waits, and the head remembers by how much it was raised
+        saved = snapshot(driver)
+        receipts += driver.reserve(session, "gus")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, "hal")  # lags behind by less than was raised then
+        driver.drain_all()
+        receipts += driver.reserve(session, "late")
+        driver.drain_all()
+        assert renumbered(driver, receipts) == [False] * 2 + [True] * 3 + [False, True, False]
+        assert driver.check(receipts).gaps == 0
+
+
+def test_commands_sent_again_under_the_numbers_they_had_leave_no_gap(deployment: Deployment) -> None:
+    with Driver(deployment, batch_size=1) as driver:
+        session = driver.new_session(capacity=50)
+        saved = after_first(driver, session, "ana")
+        receipts = driver.reserve(session, "bo")
+        receipts += driver.reserve(session, "cy", key="cy-reserves")
+        driver.drain_all()
+        put_back(driver, saved)
+        receipts += driver.reserve(session, "dee")
+        receipts += driver.reserve(session, "cy", key="cy-reserves")  # by chance again as number 3
+        receipts += driver.reserve(session, "eve")
+        assert [receipt.job.seq for receipt in receipts] == [2, 3, 2, 3, 4]
+        late = iter(["fay", "gus"])
+
+        def accept_one_more() -> None:
+            if name := next(late, None):
+                crashpoints.arm("after_publish", accept_one_more)
+                receipts.extend(driver.reserve(session, name))
+
+        crashpoints.arm("after_publish", accept_one_more)
+        driver.drain_all()
+        receipts += driver.reserve(session, "late")
+        driver.drain_all()
+        assert driver.check(receipts).gaps == 0
+
+
+@pytest.mark.parametrize("batch_size", [300, 1000])
+def test_a_renumbered_backlog_that_is_published_in_parts_is_counted_once(deployment: Deployment, batch_size: int) -> None:
+    with Driver(deployment, batch_size=batch_size) as driver:
         session = driver.new_session(capacity=1000)
         saved = after_first(driver, session, "ana")
         receipts = driver.reserve(session, "bo", "cy")

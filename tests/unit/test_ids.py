@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from core.model import (
     partition_of_session,
     replay_id,
 )
+from tests.support.deciding import reserve
 
 ANA = ReserveArguments("Ana", "ana@example.org", "ana@example.org")
 
@@ -51,10 +53,11 @@ def test_fresh_ids_differ_and_keyed_ones_follow_from_all_they_stand_for() -> Non
     assert len(others | {one}) == 6
 
 
-def test_a_replays_id_is_fixed_by_what_it_repeats_and_where() -> None:
-    job = new_job_id(1)
-    assert replay_id(job, 1, 5) == replay_id(job, 1, 5)
-    assert len({replay_id(job, 1, 5), replay_id(job, 1, 6), replay_id(new_job_id(1), 1, 5), job}) == 4
+def test_a_replays_id_is_fixed_by_what_it_repeats_where_and_when() -> None:
+    entry = reserve("ana", 5)
+    others = [msgspec.structs.replace(entry, **other) for other in ({"seq": 6}, {"accepted_at": 1}, {"job_id": new_job_id(1)})]
+    assert replay_id(entry) == replay_id(msgspec.structs.replace(entry, client="another"))
+    assert len({entry.job_id, *map(replay_id, [entry, *others])}) == 5
 
 
 def test_equal_arguments_have_the_same_fingerprint() -> None:
