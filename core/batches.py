@@ -63,7 +63,7 @@ class SubmitBatch:
         kept = await self._write_down(name, client, fingerprint, atomic, [draft.id for draft in drafts])
         if kept != fingerprint:
             raise IdempotencyKeyReused
-        calls = (self._submit(draft, one.arguments) for draft, one in zip(drafts, wanted, strict=True))
+        calls = (self._submit(draft, one.arguments, keyed=True) for draft, one in zip(drafts, wanted, strict=True))
         answers = await asyncio.gather(*calls, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):

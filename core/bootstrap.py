@@ -19,6 +19,7 @@ from core.batches import SubmitBatch
 from core.doorbell import Doorbell, celery_app
 from core.errors import NotYetApplied, UnknownSession
 from core.follow import Followers
+from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
 from core.mailbox import Door, Mailbox, connect, connect_async
@@ -35,6 +36,7 @@ Result = TypeVar("Result")
 
 APPLIED_WAIT_SECONDS = 5.0
 APPLIED_LOOK_SECONDS = 0.02
+RECALL_LIMIT = 256  # repeats looked up in the ledger in one statement
 API_THREADS = 4  # and as many connections to Postgres, for each API process
 WORKER_CONNECTIONS = 1
 
@@ -89,9 +91,9 @@ class ApiServices:
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))
         self.redis = connect_async(loaded.redis_url)
         door_client = connect_async(loaded.redis_url, max_connections=1)
-        self.projections = Projections(self.redis, loaded.partitions)
+        self.projections = Projections(self.redis, loaded.partitions, loaded.job_ttl_seconds)
         door = Door(door_client, loaded.partitions, loaded.max_queued, self.doorbell.ring, self._redis_went_back)
-        self.submit = Submit(door, self.load_head, secret)
+        self.submit = Submit(door, self.load_head, Grouped(self._recalled, RECALL_LIMIT), secret)
         write_down = partial(self.in_thread, self.store.found_batch)
         self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
         self.manage_token = partial(manage_token, secret)
@@ -120,6 +122,10 @@ class ApiServices:
 
     async def _revoked(self, key_ids: Sequence[str]) -> set[str]:
         return await self.projections.revoked(key_ids)
+
+    async def _recalled(self, job_ids: Sequence[str]) -> Sequence[Job | None]:
+        found = await self.in_thread(self.queries.jobs, job_ids)
+        return [found.get(job_id) for job_id in job_ids]
 
     async def job(self, job_id: str) -> Job | None:
         """A job from Redis, else from the ledger."""
@@ -190,7 +196,8 @@ class ApiServices:
         view = await self.in_thread(self.queries.session, session_id)
         if view is None:
             return False
-        never_seen = await self.projections.put_head(view.decided())
+        first_accepted_ms = await self.in_thread(self.queries.first_accepted_ms, session_id) if view.last_seq else 0
+        never_seen = await self.projections.put_head(view.decided(), first_accepted_ms)
         if never_seen and view.last_seq > 0:
             incident = Incident("redis_emptied", session_id, {"last_seq": view.last_seq})
             await self._record(incident, partition_of_session(session_id, self.settings.partitions))

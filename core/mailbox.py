@@ -238,6 +238,11 @@ class _Knock:
     session_id: int
     record: bytes
     command: bytes
+    keyed: int
+
+
+class MaybeForgotten(Exception):
+    """The job may be one that only the ledger knows: look there before it is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,15 +277,16 @@ class Door:
         self._sha: str | None = None
         self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
 
-    async def accept(self, job: Job, arguments: Arguments) -> Receipt:
+    async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
         """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
 
-        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable.
+        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable; if it is `keyed`, and so
+        perhaps a repeat, MaybeForgotten.
         """
         record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
         partition = partition_of_job(job.id, self._partitions)
-        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command))
+        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, int(keyed)))
 
     async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
         groups: dict[int, list[int]] = defaultdict(list)
@@ -331,7 +337,7 @@ class Door:
             arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS]
             for index in indexes:
                 knock = knocks[index]
-                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
+                arguments += (knock.job_id, knock.session_id, knock.record, knock.command, knock.keyed)
             pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
         replies = await pipeline.execute(raise_on_error=False)
         if any(isinstance(reply, NoScriptError) for reply in replies):
@@ -343,6 +349,8 @@ def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead
     tag, text = answer
     if tag in (b"A", b"K"):
         return Receipt(decode_job(text), tag == b"K", depth, pace, head)
+    if tag == b"L":
+        return MaybeForgotten()
     if tag == b"F":
         return QueueFull()
     if tag == b"H":

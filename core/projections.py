@@ -5,7 +5,6 @@ Reads of concurrent requests share a round trip that begins after each of them a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,24 +42,24 @@ class Traffic:
 class Projections:
     """Asynchronous reader (and rebuilder) of the projections. Raises Unavailable when Redis cannot be reached."""
 
-    def __init__(self, client: redis.asyncio.Redis, partitions: int) -> None:
+    def __init__(self, client: redis.asyncio.Redis, partitions: int, job_ttl_seconds: int) -> None:
         self._client = client
         self._partitions = partitions
+        self._job_ttl_ms = 1000 * job_ttl_seconds
         self._put_head = client.register_script(script("head"))
         self.job: Grouped[str, Job | None] = Grouped(self._jobs, READ_LIMIT)
         self.head: Grouped[int, Head | None] = Grouped(self._heads, READ_LIMIT)
         self.traffic: Grouped[int, Traffic] = Grouped(self._traffic, READ_LIMIT)
 
-    async def put_head(self, session: Session) -> bool:
-        """Put a session's counters where Redis has none or older ones. True if Redis never saw the partition before."""
+    async def put_head(self, session: Session, first_accepted_ms: int) -> bool:
+        """Put a session's counters where Redis has none or older ones. True if Redis never saw the partition before.
+
+        `first_accepted_ms`: when its first command was accepted, 0 if none was.
+        """
         partition = partition_of_session(session.id, self._partitions)
+        arguments = [session.id, *head_fields(session), IDLE_HEAD_SECONDS, first_accepted_ms, self._job_ttl_ms]
         try:
-            return bool(
-                await self._put_head(
-                    keys=[key(partition, "mailbox")],
-                    args=[session.id, *head_fields(session), IDLE_HEAD_SECONDS, int(time.time() * 1000)],
-                )
-            )
+            return bool(await self._put_head(keys=[key(partition, "mailbox")], args=arguments))
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
 

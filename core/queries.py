@@ -267,6 +267,12 @@ class Queries:
             rows = connection.exec_driver_sql(JOBS_BY_ID, (list(job_ids),)).fetchall()
         return {job.id: job for job, _ in map(job_of, rows)}
 
+    def first_accepted_ms(self, session_id: int) -> int:
+        """When a session's first command was accepted; 0 if none was applied yet."""
+        with self._snapshot() as connection:
+            first = select(_ms(j.c.accepted_at)).where(j.c.session_id == session_id, j.c.seq > 0).order_by(j.c.seq).limit(1)
+            return connection.execute(first).scalar_one_or_none() or 0
+
     def own_reservation(self, reservation_id: int) -> OwnReservation | None:
         """One reservation as its holder sees it."""
         with self._snapshot() as connection:

@@ -18,7 +18,7 @@ from core import telemetry
 from core.crashpoints import is_armed, reach
 from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
-from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Entry, Publication, Receipt, Taken, Unreadable, draft_job
+from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Entry, MaybeForgotten, Publication, Receipt, Taken, Unreadable, draft_job
 from core.model import (
     CANCEL,
     CONFIGURE,
@@ -50,7 +50,7 @@ from core.waitlist import WaitlistNeed, Window
 log = logging.getLogger(__name__)
 
 DEATHS_TO_QUARANTINE = 3
-HEAD_ATTEMPTS = 3
+DOOR_ATTEMPTS = 4
 DRAIN_SECONDS = 0.1  # then the next partition gets its turn
 
 
@@ -336,16 +336,24 @@ def _stray(entry: Entry) -> Unreadable:
 class DoorPort(Protocol):
     """See core.mailbox.Door."""
 
-    def accept(self, job: Job, arguments: Arguments) -> Awaitable[Receipt]: ...
+    def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
 
 
 class Submit:
     """Takes one command in: gives it its job id, passes it through the door, loads the session's head where it is cold."""
 
-    def __init__(self, door: DoorPort, load_head: Callable[[int], Awaitable[bool]], secret: bytes) -> None:
-        """`load_head(session_id)` puts the head into Redis; False when there is no such session."""
+    def __init__(
+        self,
+        door: DoorPort,
+        load_head: Callable[[int], Awaitable[bool]],
+        recall: Callable[[str], Awaitable[Job | None]],
+        secret: bytes,
+    ) -> None:
+        """`load_head(session_id)` puts the head into Redis; False when there is no such session. `recall(job_id)` looks into the
+        ledger."""
         self._door = door
         self._load_head = load_head
+        self._recall = recall
         self._secret = secret
 
     def draft(self, kind: str, session_id: int, arguments: Arguments, client: str, idempotency_key: str | None) -> Job:
@@ -356,16 +364,24 @@ class Submit:
             job_id = keyed_job_id(self._secret, client, session_id, kind, idempotency_key)
         return draft_job(job_id, kind, session_id, client, body_hash(arguments))
 
-    async def __call__(self, draft: Job, arguments: Arguments) -> Receipt:
-        """Accept the command; when this returns it is durable. Raises UnknownSession, QueueFull, Unavailable,
-        IdempotencyKeyReused."""
-        for _ in range(HEAD_ATTEMPTS):
+    async def __call__(self, draft: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
+        """Accept the command; when this returns it is durable. `keyed`: its job id follows from a key, so it may be a repeat.
+
+        Raises UnknownSession, QueueFull, Unavailable, IdempotencyKeyReused.
+        """
+        for _ in range(DOOR_ATTEMPTS):
             try:
-                receipt = await self._door.accept(draft, arguments)
+                receipt = await self._door.accept(draft, arguments, keyed)
             except UnknownSession:
                 if not await self._load_head(draft.session_id):
                     raise
                 continue
+            except MaybeForgotten:
+                job = await self._recall(draft.id)
+                if job is None:
+                    keyed = False
+                    continue
+                receipt = Receipt(job, True, 0, 0.0, None)
             if receipt.known and receipt.job.body_hash != draft.body_hash:
                 raise IdempotencyKeyReused
             return receipt

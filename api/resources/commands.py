@@ -90,7 +90,7 @@ class Commands:
 
     async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments) -> Receipt:
         try:
-            receipt = await self._services.submit(draft, arguments)
+            receipt = await self._services.submit(draft, arguments, keyed=req.get_header("Idempotency-Key") is not None)
         except AforoError as exc:
             code = "queue_full" if isinstance(exc, QueueFull) else type(exc).__name__
             telemetry.REFUSED_AT_DOOR.labels(code).inc()

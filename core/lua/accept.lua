@@ -6,6 +6,7 @@
 --   aforo:{p}:s:<id>      hash    the session's head: q last queued seq, a last applied seq, v version, c capacity,
 --                                 r reserved, w waiting, l waitlist capacity,
 --                                 s state (open, closed, cancelled),
+--                                 f until when (ms) its jobs from before `born` are looked for in the ledger (head.lua),
 --                                 o by how much q was raised, u from which number on (publish.lua)
 --                                                                     idle (q = a): minutes; else never
 --   aforo:{p}:bell        string  somebody is draining, or a wake-up is on its way   a second or so
@@ -17,10 +18,12 @@
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
--- then for each command: job id, session id, the job record up to its seq, the command.
+-- then for each command: job id, session id, the job record up to its seq, the command, 1 if its job id
+-- follows from a key (it may be a repeat of a job that only the ledger knows).
 -- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...},
 -- the process's total before, accepted}; tags:
--- A accepted (the record), K known already (the record), F full, H head unknown, E the server refused (why).
+-- A accepted (the record), K known already (the record), L look into the ledger first, F full, H head unknown,
+-- E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local limit = tonumber(ARGV[1])
@@ -29,26 +32,36 @@ local heads = {}
 local shown = {}
 local answers = {}
 local accepted = 0
+local now
+
+local function now_ms()
+  if not now then
+    local time = redis.call('TIME')
+    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  return now
+end
 
 local function head_of(session)
   local head = heads[session]
   if head == nil then
-    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's')
-    head = found[1] and { q = tonumber(found[1]), accepted = 0 } or false
+    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's', 'f')
+    head = found[1] and { q = tonumber(found[1]), accepted = 0, forgot = found[8] and tonumber(found[8]) } or false
     heads[session] = head
     if head then
-      found[1] = session
+      found[1], found[8] = session, nil
       shown[#shown + 1] = found
     end
   end
   return head
 end
 
-local function accept(job, session, record, command)
+local function accept(job, session, record, command, keyed)
   local key = prefix .. 'job:' .. job
   local known = redis.call('GET', key)
   local head = head_of(session)
   if known then return { 'K', known } end
+  if keyed == '1' and head and head.forgot and head.forgot > now_ms() then return { 'L', '' } end
   if depth >= limit then return { 'F', '' } end
   if not head then return { 'H', '' } end
   local seq = head.q + 1
@@ -65,8 +78,8 @@ local function accept(job, session, record, command)
   return { 'A', record }
 end
 
-for i = 5, #ARGV, 4 do
-  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+for i = 5, #ARGV, 5 do
+  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
 end
 
 local rung = 0

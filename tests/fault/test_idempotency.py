@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+import pytest
+
+from core.errors import IdempotencyKeyReused
 from core.mailbox import connect, key
 from core.model import partition_of_session
 from ops import verify
@@ -56,17 +59,55 @@ def test_of_two_bodies_raced_under_one_key_one_is_refused(live_api: Stack) -> No
         assert api.get(f"/api/sessions/{session}/").json()["last_seq"] == 1
 
 
-def test_a_key_used_again_after_redis_was_emptied_is_a_replay(driver: Driver) -> None:
+def test_a_key_used_again_after_redis_was_emptied_is_answered_from_the_ledger(driver: Driver) -> None:
     session = driver.new_session(capacity=1)
     first = driver.reserve(session, "ana", key="once-and-again")
     driver.drain_all()
     driver.redis.flushdb()
-    again = driver.reserve(session, "ana", key="once-and-again")
-    assert (again[0].known, again[0].job.id, again[0].job.seq) == (False, first[0].job.id, 2)
+    for _ in range(2):
+        again = driver.reserve(session, "ana", key="once-and-again")
+        assert (again[0].known, again[0].job) == (True, driver.job(first[0].job.id))
+        assert (again[0].job.seq, again[0].job.accepted_at) == (first[0].job.seq, first[0].job.accepted_at)
+    fresh = driver.reserve(session, "bo", key="never-before")
+    assert (fresh[0].known, fresh[0].job.seq) == (False, 2)
     driver.drain_all()
-    assert driver.outcomes([*first, *again]) == ["confirmed", "confirmed"]
-    assert driver.counts(session) == (1, 2)
-    assert driver.check([*first, *again]).replays == 1
+    assert driver.outcomes([*first, *fresh]) == ["confirmed", "sold_out"]
+    assert driver.check([*first, *fresh]).replays == 0
+
+
+def test_another_body_under_a_key_that_only_the_ledger_knows_is_refused(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana", key="once-and-again")
+    driver.drain_all()
+    driver.redis.flushdb()
+    with pytest.raises(IdempotencyKeyReused):
+        driver.reserve(session, "bo", key="once-and-again")
+    assert driver.waiting(session) == 0
+
+
+def test_the_ledger_is_not_asked_for_commands_without_a_key_nor_of_sessions_younger_than_the_data_set(driver: Driver) -> None:
+    old = driver.new_session()
+    driver.reserve(old, "ana", key="once-and-again")
+    driver.drain_all()
+    driver.redis.flushdb()
+    recalled: list[str] = []
+
+    async def recall(job_id: str) -> None:
+        recalled.append(job_id)
+
+    driver.submit._recall = recall
+    young = driver.new_session()
+    driver.reserve(old, "bo")  # Redis knows this and the next ones, and that it does not know ana
+    driver.reserve(young, "cy", key="young-and-new")
+    driver.drain_all()
+    driver.redis.delete(key(driver.partition(young), f"s:{young}"))  # as its expiry does
+    driver.reserve(young, "dee", key="young-and-newer")
+    assert recalled == []
+    driver.reserve(old, "eve", key="old-and-new")
+    assert len(recalled) == 1
+    driver.redis.hset(key(driver.partition(old), f"s:{old}"), "f", 1)  # as when the time is over
+    driver.reserve(old, "fay", key="old-and-newer")
+    assert len(recalled) == 1
 
 
 def test_a_key_used_again_after_redis_forgot_it_is_a_replay(driver: Driver) -> None:

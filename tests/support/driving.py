@@ -68,11 +68,11 @@ class Driver:
         self.queries = Queries(self._engine)
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(self.settings.redis_url)
-        self.projections = Projections(self._client, self.settings.partitions)
+        self.projections = Projections(self._client, self.settings.partitions, self.settings.job_ttl_seconds)
         secret = self.worker.store.deployment(self.settings.partitions)
         self.went_back: list[tuple[int, ...]] = []
         door = Door(self._client, self.settings.partitions, self.settings.max_queued, ring or self.rung, self._notice)
-        self.submit = Submit(door, self._load_head, secret)
+        self.submit = Submit(door, self._load_head, self._recall, secret)
 
     def _notice(self, *what: int) -> None:
         self.went_back.append(what)
@@ -109,14 +109,17 @@ class Driver:
             if await self.projections.head(session) is None:
                 await self._load_head(session)
         drafts = [self.submit.draft(kind, session, arguments, "open", key) for kind, session, arguments in wanted]
-        calls = [self.submit(draft, arguments) for draft, (_, _, arguments) in zip(drafts, wanted, strict=True)]
+        calls = [self.submit(draft, arguments, key is not None) for draft, (_, _, arguments) in zip(drafts, wanted, strict=True)]
         return await asyncio.gather(*calls)
+
+    async def _recall(self, job_id: str) -> Job | None:
+        return self.queries.job(job_id)
 
     async def _load_head(self, session: int) -> bool:
         view = self.queries.session(session)
         if view is None:
             return False
-        await self.projections.put_head(view.decided())
+        await self.projections.put_head(view.decided(), self.queries.first_accepted_ms(session))
         return True
 
     def job(self, job_id: str) -> Job | None:
