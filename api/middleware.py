@@ -26,9 +26,7 @@ class AccessLog:
         self._lines: list[bytes] = []
 
     def write(self, **fields: Any) -> None:
-        """Add a line; it is on stderr within a tenth of a second."""
-        if not self._lines:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+        """Add a line."""
         self._lines.append(msgspec.json.encode(fields))
 
     def flush(self) -> None:
@@ -45,6 +43,7 @@ class Observe:
     def __init__(self, services: ApiServices) -> None:
         self._services = services
         self._log = AccessLog() if services.settings.log_level in ("debug", "info") else None
+        self._flush_is_due = False
 
     async def process_startup(self, _scope: Any, _event: Any) -> None:
         """The server begins: start what lives in the event loop."""
@@ -53,6 +52,12 @@ class Observe:
     async def process_shutdown(self, _scope: Any, _event: Any) -> None:
         """The last request is answered: close everything."""
         await self._services.stop()
+        self._flush()
+
+    def _flush(self) -> None:
+        """What is noted of requests goes out in groups, within a tenth of a second."""
+        self._flush_is_due = False
+        telemetry.flush_tallies()
         if self._log:
             self._log.flush()
 
@@ -67,8 +72,10 @@ class Observe:
 
     async def process_response(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, _resource: Any, _ok: bool) -> None:
         """Count and log."""
-        status = str(resp.status_code)
-        telemetry.REQUESTS.labels(req.method, status).inc()
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
+        telemetry.REQUESTS.add(req.method, str(resp.status_code))
         if self._log:
             context = req.context
             self._log.write(

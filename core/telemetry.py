@@ -43,8 +43,28 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
 
 _LATENCY_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
 
-REQUESTS = Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"])
-ACCEPTED = Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"])
+
+class Tally:
+    """A counter for what happens thousands of times a second: added up in memory, and handed on in groups by `flush_tallies`,
+    because counting at Prometheus's costs microseconds each time."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, *labels: str) -> None:
+        """One more."""
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+
+    def flush(self) -> None:
+        """Hand on what was added up."""
+        counts, self._counts = self._counts, {}
+        for labels, count in counts.items():
+            self._counter.labels(*labels).inc(count)
+
+
+REQUESTS = Tally(Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"]))
+ACCEPTED = Tally(Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"]))
 REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
 CONNECTIONS_ENDED = Counter("aforo_connections_ended_total", "Connections ended by a limit, by which.", ["why"])
 ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
@@ -74,6 +94,12 @@ def applied(verdicts: Sequence[Verdict], incidents: Iterable[Incident]) -> None:
         APPLIED.labels(kind, outcome).inc(count)
     for incident in incidents:
         INCIDENTS.labels(incident.kind).inc()
+
+
+def flush_tallies() -> None:
+    """Hand on what this process has added up."""
+    for tally in (REQUESTS, ACCEPTED):
+        tally.flush()
 
 
 def metrics_text() -> bytes:

@@ -87,7 +87,7 @@ class BatchCollection(Batches):
         receipt = await services.submit_batch(wanted, caller.client, key, body.atomic)
         if not receipt.known:
             for one in wanted:
-                telemetry.ACCEPTED.labels(one.kind).inc()
+                telemetry.ACCEPTED.add(one.kind)
         view = await services.in_thread(services.queries.batch, receipt.id)
         resp.set_header("Location", f"/api/batches/{receipt.id}")
         if receipt.known:

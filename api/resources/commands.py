@@ -97,7 +97,7 @@ class Commands:
             raise
         telemetry.ACCEPT_SECONDS.observe(time.monotonic() - req.context.started)
         if not receipt.known:
-            telemetry.ACCEPTED.labels(draft.kind).inc()
+            telemetry.ACCEPTED.add(draft.kind)
         return receipt
 
     def _queued(self, receipt: Receipt, arguments: Arguments, spoken: str) -> JobAnswer:

@@ -83,6 +83,7 @@ class Metrics:
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Prometheus's text format; the mailboxes are measured as they are asked for."""
         resp.content_type = "text/plain; version=0.0.4; charset=utf-8"
+        telemetry.flush_tallies()
         text = await asyncio.to_thread(telemetry.metrics_text)
         try:
             depths = await self._services.projections.depths()

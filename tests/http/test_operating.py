@@ -123,7 +123,8 @@ def test_metrics_count_what_was_done_in_all_processes(stacks: Callable[..., Stac
 
         assert sorted(threads.map(visit, range(40))) == [201] * 30 + [409] * 10
         api.reserve(999_999_999)
-        found = until(lambda: m if total(m := metrics(api), "aforo_applied_total") == 40 else None, 10)
+        both = ("aforo_applied_total", "aforo_accepted_total")
+        found = until(lambda: m if [total(m := metrics(api), name) for name in both] == [40, 40] else None, 10)
     assert total(found, "aforo_accepted_total", 'kind="reserve"') == 40
     assert total(found, "aforo_applied_total", 'outcome="confirmed"') == 30
     assert total(found, "aforo_applied_total", 'outcome="sold_out"') == 10
