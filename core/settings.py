@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AFORO_", frozen=True, extra="ignore")
 
-    database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name")
+    database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name; several hosts by commas")
     owner_url: str | None = Field(None, description="Postgres as the role that owns the tables; the DATABASE_URL when unset")
     redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS)")
     broker_url: str | None = Field(None, description="Celery's broker; the Redis when unset")
@@ -49,13 +49,13 @@ class Settings(BaseSettings):
 
     @field_validator("database_url", "owner_url")
     @classmethod
-    def _postgres_by_psycopg2(cls, url: str | None) -> str | None:
+    def _as_libpq_reads_it(cls, url: str | None) -> str | None:
         if url is None:
             return None
         scheme, found, rest = url.partition("://")
         if not found or scheme not in {"postgresql", "postgres", "postgresql+psycopg2"}:
             raise ValueError("must begin with postgresql://")
-        return f"postgresql+psycopg2://{rest}"
+        return f"postgresql://{rest}"
 
     @field_validator("redis_url", "broker_url")
     @classmethod

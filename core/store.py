@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import psycopg2
 import sqlalchemy
+from psycopg2.extensions import parse_dsn
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -58,6 +59,16 @@ _SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "3s",
     "timezone": "UTC",
 }
+
+# A server that is switched off says no goodbye: without these it would be waited for a quarter of an hour.
+_NETWORK = {
+    "connect_timeout": 3,  # for each host
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds; for what was sent and not acknowledged, where keepalives do not help
+}
+WHERE_WRITES_GO = "read-write"
 
 READ_ONLY = "25006"
 # Postgres's own classes of "not now": read-only, resources, operator, i/o, deadlock and serialisation, lock time-out.
@@ -206,26 +217,38 @@ SELECT %s, %s, 0, %s, %s, %s, '', p, %s, p, now(), now() FROM nextval('positions
 def create_engine(url: str, pool_size: int, pre_ping: bool = True) -> Engine:
     """One engine a process, made after fork. Connections carry their time-outs; none is opened here.
 
-    `pre_ping` finds out about a connection that was cut before it is used, for a round trip each time.
+    `pre_ping` finds out about a connection that was cut before it is used, for a round trip each time. Raises SettingsConflict.
     """
+    options = connection_options(url)
     engine = sqlalchemy.create_engine(
-        url,
+        "postgresql+psycopg2://",
+        creator=lambda: psycopg2.connect(**options),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=pre_ping,
         isolation_level="READ COMMITTED",
-        connect_args={
-            "connect_timeout": 3,
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-            "application_name": "aforo",
-        },
     )
     event.listen(engine, "connect", _set_timeouts)
     event.listen(engine, "handle_error", _leave_read_only)
     return engine
+
+
+def connection_options(url: str) -> dict[str, Any]:
+    """What a URL says, as libpq reads it: it may name several hosts, of which the one that takes writes is used.
+
+    Raises SettingsConflict.
+    """
+    try:
+        given = parse_dsn(url)
+    except psycopg2.ProgrammingError:  # its words may hold the password
+        raise SettingsConflict(
+            "The URL of the database cannot be read; it must be like postgresql://user:password@host:port/name."
+        ) from None
+    options = {**_NETWORK, "application_name": "aforo", **given}
+    if "," in options.get("host", ""):
+        options.setdefault("target_session_attrs", WHERE_WRITES_GO)
+    return options
 
 
 def _set_timeouts(connection: Any, _record: object) -> None:

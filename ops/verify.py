@@ -84,7 +84,7 @@ def run(database_url: str, redis_url: str | None, progress: Progress | None = No
     """
     started = time.monotonic()
     report = Report()
-    engine = create_engine(_with_driver(database_url), 2)
+    engine = create_engine(database_url, 2)
     queries = Queries(engine)
     try:
         with queries.audit() as audit:
@@ -310,8 +310,3 @@ def _cancelled_with(row: Reservation, session: Session) -> Reservation:
 
 def _hash(row: Reservation) -> int:
     return hash(msgspec.structs.astuple(row)) & MASK
-
-
-def _with_driver(url: str) -> str:
-    scheme, _, rest = url.partition("://")
-    return url if "+" in scheme else f"postgresql+psycopg2://{rest}"

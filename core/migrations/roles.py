@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from psycopg2.extensions import encrypt_password
 from sqlalchemy import text
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import ProgrammingError
 
 from core.errors import SettingsConflict
+from core.store import connection_options
 from core.tables import APP_RIGHTS, APP_SEQUENCES
 
 WHO_MIGRATES = "SELECT current_user, current_schema()"
@@ -23,19 +24,15 @@ def grant_to_app(connection: Connection, app_url: str) -> None:
 
     Raises SettingsConflict when there is no such role and this one may not make it.
     """
-    url = make_url(app_url)
+    app = connection_options(app_url)
     owner, schema = connection.exec_driver_sql(WHO_MIGRATES).one()
-    role = _user(url)
+    role = app.get("user")
     if role in (None, owner):
         return
     if connection.execute(HAS_ROLE, {"role": role}).one_or_none() is None:
-        _make(connection, role, url.password, owner)
+        _make(connection, role, app.get("password"), owner)
     for statement in _grants(_quoted(connection, role), _quoted(connection, schema)):
         connection.exec_driver_sql(statement)
-
-
-def _user(url: URL) -> str | None:
-    return url.username or url.query.get("user")  # type: ignore[return-value]
 
 
 def _make(connection: Connection, role: str, password: str | None, owner: str) -> None:

@@ -176,7 +176,7 @@ def test_deaths_are_remembered_while_another_worker_cannot_reach_postgres(driver
     session = driver.new_session()
     receipts = driver.reserve(session, "ana", "bad", "bo")
     partition, point = driver.partition(session), "deciding=bad@example.org"
-    nowhere = create_engine(f"postgresql+psycopg2://aforo@127.0.0.1:{free_port()}/aforo", 1)
+    nowhere = create_engine(f"postgresql://aforo@127.0.0.1:{free_port()}/aforo", 1)
     cut_off = Drain(Store(nowhere), driver.worker.mailbox, 1000, driver.rung)
     deaths = 0
     while driver.drain_in_a_process(partition, point) == KILLED:

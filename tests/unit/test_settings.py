@@ -22,7 +22,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_urls_are_enough() -> None:
     settings = load()
-    assert settings.database_url == "postgresql+psycopg2://u:p@db:5432/aforo"
+    assert settings.database_url == "postgresql://u:p@db:5432/aforo"
     assert (settings.celery_broker, settings.partitions, settings.host) == ("redis://cache:6379/0", 16, "127.0.0.1")
 
 
