@@ -7,7 +7,7 @@ ARGS ?=
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --upgrade --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help up test faults venv lint lock clean
+.PHONY: help up test faults bench venv lint lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,10 @@ test: venv ## Run all tests
 faults: venv ## Try every fault on a whole stack, under an hour (CASE=name, SEED=n, SCALE=0.1, MINUTES=n of soak)
 	@exec .venv/bin/python -m tests.fault.suite $(addprefix --case ,$(CASE)) $(addprefix --seed ,$(SEED)) \
 	    $(addprefix --scale ,$(SCALE)) $(addprefix --minutes ,$(MINUTES)) $(ARGS)
+
+bench: venv ## Measure against the usual designs, 10 minutes (QUICK=1: 90 seconds; GROWTH=1: as data grow, GROWTH_MAX=n)
+	@exec .venv/bin/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) \
+	    $(addprefix --growth-max ,$(GROWTH_MAX)) $(ARGS)
 
 lint: venv ## Check the style of the code
 	@exec .venv/bin/ruff check $(ARGS) .

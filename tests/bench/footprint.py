@@ -1,0 +1,58 @@
+"""What Aforo's processes take: memory each, and processor time while nothing happens. From /proc, so on Linux only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+from tests.bench.bench import Bench
+from tests.support.processes import children_of
+
+PROC = Path("/proc")
+REST_SECONDS = 2.0  # until what was just measured has calmed down
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def memory(bench: Bench) -> None:
+    """Resident memory of every process: the first of its kind, and its children."""
+    if not PROC.exists():
+        return
+    found: dict[str, list[float]] = defaultdict(list)
+    for name, root in bench.stage.roots().items():
+        for pid in (root, *children_of(root)):
+            with suppress(OSError, KeyError, IndexError):
+                lines = (PROC / str(pid) / "status").read_text("ascii", "replace").splitlines()
+                fields = dict(line.split(":", 1) for line in lines)
+                own = int(fields["VmRSS"].split()[0]) - int(fields.get("RssShmem", "0").split()[0])
+                found[name if pid == root else f"{name}, each below it"].append(own / 1024)
+    bench.book.memory = [(name, len(sizes), sum(sizes) / len(sizes)) for name, sizes in found.items()]
+
+
+def idle(bench: Bench) -> None:
+    """The share of one core that all processes together take while nothing is asked of them."""
+    if not PROC.exists():
+        return
+    time.sleep(REST_SECONDS)
+    roots = bench.stage.roots()
+    started, before = time.monotonic(), {name: cpu_seconds(root) for name, root in roots.items()}
+    time.sleep(bench.size.idle_seconds)
+    seconds = time.monotonic() - started
+    total = 0.0
+    for name, root in roots.items():
+        share = (cpu_seconds(root) - before[name]) / seconds
+        total += share
+        bench.book.add(f"idle {name}", share)
+    bench.note("idle", total * 100, "% of a core")
+
+
+def cpu_seconds(root: int) -> float:
+    """Processor time of a process, its children, and those of them that have ended."""
+    ticks = 0
+    for pid in (root, *children_of(root)):
+        with suppress(OSError):
+            fields = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15] if pid == root else fields[11:13]))
+    return ticks / TICKS
