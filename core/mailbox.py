@@ -363,7 +363,8 @@ class Publication:
     """What a committed batch tells Redis.
 
     `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
-    jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered.
+    jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered. `gone`: sessions that had commands,
+    but are not there.
     """
 
     rows: list[tuple[str, Job | None]]
@@ -372,6 +373,7 @@ class Publication:
     earlier: list[Job]
     trial_over: bool
     pace: float
+    gone: frozenset[int] = frozenset()
 
 
 class Mailbox:
@@ -423,6 +425,9 @@ class Mailbox:
     def publish(self, partition: int, news: Publication) -> int:
         """Publish a committed batch, in parts that do not hold Redis for long. How many entries are left. Raises Unavailable."""
         left = 0
+        if news.gone:  # nothing more is to be accepted for them
+            heads = [key(partition, f"s:{session_id}") for session_id in news.gone]
+            self._run(partial(self._client.delete, *heads))
         for index, arguments in enumerate(self._parts(news)):
             if index:
                 reach("between_publishes")
@@ -440,7 +445,7 @@ class Mailbox:
         parts: list[list[Any]] = []
         for index, (rows, earlier) in enumerate(slices):
             jobs = [job for _, job in rows if job is not None]
-            touched = {job.session_id for job in (*jobs, *earlier)}
+            touched = {job.session_id for job in (*jobs, *earlier)} & news.sessions.keys()  # a stray's session is not there
             trial = "over" if news.trial_over and index == len(slices) - 1 else "on"
             part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL, trial]
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))

@@ -25,6 +25,7 @@ from core.model import (
     GROUP,
     JOB_FORMAT,
     MOVES_MAX,
+    QUARANTINED,
     REPLAY,
     SEATS_MAX,
     UNSET,
@@ -144,10 +145,10 @@ class Drain:
         known = batch.known([e.command.job_id for e in taken.entries]) if taken.entries else {}
         entries = self._selected(partition, taken, known)
         sessions = batch.lock_sessions(e.command.session_id for e in entries) if entries else {}
-        strays = [_stray(e) for e in entries if e.command.session_id not in sessions]
+        strays = [e for e in entries if e.command.session_id not in sessions]
         entries = [e for e in entries if e.command.session_id in sessions]
-        if unreadable := [*taken.unreadable, *strays]:
-            batch.set_aside(unreadable)
+        if aside := [*taken.unreadable, *(_set_aside(e) for e in strays if e.command.job_id not in known)]:
+            batch.set_aside(aside)
         numbered = self._number(batch, entries, known, sessions)
         commands = _positioned(numbered.commands, batch)
         decision = decide(self._state(batch, sessions, commands), commands)
@@ -158,7 +159,7 @@ class Drain:
         if numbered.redelivered:  # whoever applied them may have died before saying what they changed
             earlier = [*batch.jobs_touched_by(numbered.redelivered), *earlier]
         known_jobs = {job_id: job for job_id, (job, _) in known.items()}
-        return Applied(batch.applied_at, entries, unreadable, sessions, known_jobs, numbered, decision, earlier)
+        return Applied(batch.applied_at, entries, taken.unreadable, strays, sessions, known_jobs, numbered, decision, earlier)
 
     def _selected(self, partition: int, taken: Taken, known: dict[str, tuple[Job, Known]]) -> list[Entry]:
         """All entries; or, after a death, those the ledger knows at the start, or else the first few, or the first by itself."""
@@ -221,6 +222,7 @@ class Applied:
     applied_at: int
     entries: list[Entry]
     unreadable: list[Unreadable]
+    strays: list[Entry]  # commands whose session is not there, or no more
     sessions: dict[int, Session]
     known: dict[str, Job]
     numbered: Numbered
@@ -229,7 +231,7 @@ class Applied:
 
     @property
     def count(self) -> int:
-        return len(self.entries) + len(self.unreadable)
+        return len(self.entries) + len(self.unreadable) + len(self.strays)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -250,10 +252,12 @@ class Applied:
             if job.id in jobs:
                 jobs[job.id] = job
         rows: list[tuple[str, Job | None]] = [(u.stream_id, None) for u in self.unreadable]
+        rows += [(e.stream_id, jobs.get(e.command.job_id) or _failed(e.command, self.applied_at)) for e in self.strays]
         rows += [(e.stream_id, jobs[e.command.job_id]) for e in self.entries]
         sessions = {**self.sessions, **self.decision.sessions}
         over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
-        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace)
+        gone = frozenset(e.command.session_id for e in self.strays)
+        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone)
 
 
 def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:
@@ -328,7 +332,13 @@ def _positioned(commands: Sequence[Command], batch: BatchPort) -> list[Command]:
     return [msgspec.structs.replace(c, position=p) for c, p in zip(commands, positions, strict=True)]
 
 
-def _stray(entry: Entry) -> Unreadable:
+def _failed(c: Command, applied_at: int) -> Job:
+    """The job of a command that was set aside for want of its session: it was accepted, so it has an outcome."""
+    fields = (c.job_id, c.kind, c.session_id, c.client, c.body_hash, c.seq, c.accepted_at)
+    return Job(JOB_FORMAT, *fields, QUARANTINED, applied_at)
+
+
+def _set_aside(entry: Entry) -> Unreadable:
     content = msgspec.json.encode(entry.command)
     return Unreadable(entry.stream_id, f"there is no session {entry.command.session_id}", content)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from core import crashpoints
-from core.errors import Unavailable
+from core.errors import Unavailable, UnknownSession
 from core.mailbox import encode_command, key
 from core.model import RESERVE, new_job_id
 from core.service import Drain
@@ -78,6 +78,21 @@ def test_a_command_for_a_session_that_is_not_there_is_set_aside(driver: Driver) 
     (found,) = driver.queries.unreadable(10)
     assert "1000000000" in found.reason
     driver.check(receipts)
+
+
+def test_a_command_accepted_for_a_session_that_is_gone_has_an_outcome_all_the_same(driver: Driver) -> None:
+    session, other = driver.new_session(), driver.new_session()
+    receipts = driver.reserve(session, "ana")
+    receipts += driver.reserve(other, "bo")
+    driver.deployment.sql("DELETE FROM jobs WHERE session_id = %s", session)
+    driver.deployment.sql("DELETE FROM sessions WHERE id = %s", session)
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["quarantined", "confirmed"]
+    (found,) = driver.queries.unreadable(10)
+    assert f"there is no session {session}" in found.reason
+    assert driver.redis.ttl(key(driver.partition(session), f"job:{receipts[0].job.id}")) > 0
+    with pytest.raises(UnknownSession):
+        driver.reserve(session, "cy")
 
 
 def test_a_command_that_kills_its_worker_is_quarantined_after_three_deaths(driver: Driver) -> None:
