@@ -25,6 +25,8 @@ CANCEL_SESSION: Final = "cancel_session"
 CREATE: Final = "create"  # seq 0 of every session: its first settings
 REPLAY: Final = "replay"  # the same job accepted again after Redis forgot it; keeps seq gapless
 
+FORGOTTEN: Final = "forgotten"  # the name of whoever was forgotten
+
 # Outcomes, and among the effects the states a reservation came to.
 CONFIRMED: Final = "confirmed"
 WAITLISTED: Final = "waitlisted"
@@ -338,3 +340,15 @@ def body_hash(arguments: Arguments) -> str:
     if isinstance(arguments, CancelArguments) and arguments.any_client:
         arguments = msgspec.structs.replace(arguments, any_client=False)
     return hashlib.blake2b(msgspec.msgpack.encode(arguments), digest_size=8).hexdigest()
+
+
+def batch_hash(secret: bytes, fingerprint: str) -> str:
+    """The fingerprint of a batch as it is kept: keyed, so that it confirms no guess at the people in it."""
+    return hmac.new(secret, f"body\0{fingerprint}".encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def forgotten_key(secret: bytes, session_id: int, seq: int, email_key: str) -> str:
+    """What stands for the address of somebody who was forgotten, in one session: no address, and the same in all that they
+    did there. `seq` is the first of it: whoever comes back and is forgotten again is somebody else."""
+    message = f"forgotten\0{session_id}\0{seq}\0{email_key}".encode()
+    return f"forgotten-{hmac.new(secret, message, hashlib.sha256).hexdigest()[:32]}"

@@ -80,7 +80,7 @@ def number(
                     result.lifts[entry.session_id] = Lift(applied.seq - entry.seq, entry.seq)
                 continue
             entry = msgspec.structs.replace(
-                entry, job_id=repeated, kind=REPLAY, arguments=None, replay_of=seen.job_id, quarantined=False
+                entry, job_id=repeated, kind=REPLAY, arguments=None, body_hash="", replay_of=seen.job_id, quarantined=False
             )
         command = _place(entry, seqs[entry.session_id], result)
         seqs[entry.session_id] = command.seq

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func
 from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
-from core.store import JOBS_BY_ID, NO_LIMIT, job_of, translated
+from core.store import NO_LIMIT, SHOWN_JOBS_BY_ID, job_of, translated
 from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
 from core.tables import batches as b
 from core.tables import jobs as j
@@ -22,6 +22,10 @@ from core.tables import sessions as s
 from core.tables import unreadable as u
 
 INLINE_RESERVATIONS = 100
+
+# What is being removed is not there any more: neither the session nor anything that belongs to it.
+_PRESENT = s.c.pruning.is_(False)
+_PRUNING = select(s.c.id).where(s.c.pruning)
 
 
 class SessionView(Frozen):
@@ -93,6 +97,7 @@ class OwnReservation(Frozen):
     reservation: ReservationView
     session: SessionView
     position: int | None
+    email_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,7 @@ class SessionSearch:
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """What a session must meet."""
-        found = [_open()] if self.open_only else []
+        found = [_PRESENT, _open()] if self.open_only else [_PRESENT]
         if self.words:
             query = func.to_tsquery(SEARCH_LANGUAGE, " & ".join(f"'{word}':*" for word in self.words))
             # Apart, so that the words are looked up in their index: Postgres takes reading every session's text for cheap.
@@ -258,13 +263,13 @@ class Queries:
     def job(self, job_id: str) -> Job | None:
         """One job, from the ledger."""
         with self._snapshot() as connection:
-            rows = connection.exec_driver_sql(JOBS_BY_ID, ([job_id],)).fetchall()
+            rows = connection.exec_driver_sql(SHOWN_JOBS_BY_ID, ([job_id],)).fetchall()
         return job_of(rows[0])[0] if rows else None
 
     def jobs(self, job_ids: Sequence[str]) -> dict[str, Job]:
         """Jobs, from the ledger, by id; those it does not have are missing."""
         with self._snapshot() as connection:
-            rows = connection.exec_driver_sql(JOBS_BY_ID, (list(job_ids),)).fetchall()
+            rows = connection.exec_driver_sql(SHOWN_JOBS_BY_ID, (list(job_ids),)).fetchall()
         return {job.id: job for job, _ in map(job_of, rows)}
 
     def first_accepted_ms(self, session_id: int) -> int:
@@ -276,14 +281,15 @@ class Queries:
     def own_reservation(self, reservation_id: int) -> OwnReservation | None:
         """One reservation as its holder sees it."""
         with self._snapshot() as connection:
-            row = connection.execute(select(*_RESERVATION).where(r.c.id == reservation_id)).one_or_none()
+            row = connection.execute(select(*_RESERVATION, r.c.email_key).where(r.c.id == reservation_id)).one_or_none()
             if row is None:
                 return None
-            reservation = ReservationView(*row)
+            reservation = ReservationView(*row[:-1])
             session = _one_session(connection, reservation.session)
-            assert session is not None  # noqa: S101  its rows are written under its lock
+            if session is None:
+                return None
             position = _positions(connection, [reservation_id]).get(reservation_id)
-            return OwnReservation(_as_it_counts(reservation, session), session, position)
+            return OwnReservation(_as_it_counts(reservation, session), session, position, row.email_key)
 
     def positions(self, reservation_ids: Sequence[int]) -> dict[int, int]:
         """The places of these reservations in their waitlists, from 1; of those that wait."""
@@ -342,7 +348,7 @@ class Queries:
 
 
 class Audit:
-    """Streams over one snapshot, each ordered by session."""
+    """Streams over one snapshot, each ordered by session; without the sessions that are being removed."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -351,18 +357,22 @@ class Audit:
         """How many sessions, ledger rows and reservations there are."""
         return tuple(self._connection.execute(select(func.count()).select_from(t)).scalar_one() for t in (s, j, r))  # type: ignore[return-value]
 
+    def pruning(self) -> int:
+        """How many sessions are being removed."""
+        return self._connection.execute(select(func.count()).select_from(_PRUNING.subquery())).scalar_one()
+
     def sessions(self) -> Iterator[SessionView]:
         """Every session, by id."""
-        return (SessionView(*row) for row in self._stream(select(*_SESSION).order_by(s.c.id)))
+        return (SessionView(*row) for row in self._stream(select(*_SESSION).where(_PRESENT).order_by(s.c.id)))
 
     def ledger(self) -> Iterator[LedgerRow]:
         """Every ledger row, by session and seq."""
-        rows = select(*_LEDGER).order_by(j.c.session_id, j.c.seq)
+        rows = select(*_LEDGER).where(j.c.session_id.not_in(_PRUNING)).order_by(j.c.session_id, j.c.seq)
         return (LedgerRow(str(row[0]), *row[1:]) for row in self._stream(rows))
 
     def reservations(self, session_id: int | None = None) -> Iterator[Reservation]:
         """Every reservation, by session and seq; or those of one session."""
-        rows = select(*_WHOLE_RESERVATION).order_by(r.c.session_id, r.c.seq, r.c.id)
+        rows = select(*_WHOLE_RESERVATION).where(r.c.session_id.not_in(_PRUNING)).order_by(r.c.session_id, r.c.seq, r.c.id)
         if session_id is not None:
             rows = rows.where(r.c.session_id == session_id)
         return (Reservation(*row) for row in self._stream(rows))
@@ -406,7 +416,7 @@ def _as_it_counts(reservation: ReservationView, session: SessionView) -> Reserva
 
 
 def _one_session(connection: Connection, session_id: int) -> SessionView | None:
-    row = connection.execute(select(*_SESSION).where(s.c.id == session_id)).one_or_none()
+    row = connection.execute(select(*_SESSION).where(s.c.id == session_id, _PRESENT)).one_or_none()
     return None if row is None else SessionView(*row)
 
 

@@ -392,7 +392,7 @@ class Submit:
                     keyed = False
                     continue
                 receipt = Receipt(job, True, 0, 0.0, None)
-            if receipt.known and receipt.job.body_hash != draft.body_hash:
+            if receipt.known and receipt.job.body_hash not in (draft.body_hash, ""):  # none is kept of who was forgotten
                 raise IdempotencyKeyReused
             return receipt
         raise Unavailable

@@ -90,7 +90,7 @@ SELECT id, capacity, reserved, waiting, last_seq, version,
        waitlist_capacity, waitlist_policy, max_seats_per_reservation,
        (extract(epoch FROM opens_at) * 1000)::bigint, (extract(epoch FROM closes_at) * 1000)::bigint,
        (extract(epoch FROM start_time) * 1000)::bigint, (extract(epoch FROM end_time) * 1000)::bigint
-FROM sessions WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE"""
+FROM sessions WHERE id = ANY(%s::bigint[]) AND NOT pruning ORDER BY id FOR UPDATE"""
 
 JOB_COLUMNS = """
 SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(epoch FROM j.accepted_at) * 1000)::bigint,
@@ -104,6 +104,8 @@ SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(
 FROM jobs j LEFT JOIN reservations r ON r.id = j.reservation_id JOIN sessions s ON s.id = j.session_id"""
 
 JOBS_BY_ID = JOB_COLUMNS + " WHERE j.id = ANY(%s::uuid[])"
+
+SHOWN_JOBS_BY_ID = JOBS_BY_ID + " AND NOT s.pruning"
 
 JOBS_BY_SEQ = (
     JOB_COLUMNS
@@ -431,7 +433,7 @@ class Store:
     def update_session(self, session_id: int, values: dict[str, Any]) -> bool:
         """Change what only describes a session: title, description, location. Whether it exists."""
         columns = ", ".join(f"{name} = %({name})s" for name in sorted(values))
-        statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s"  # noqa: S608  names, not input
+        statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s AND NOT pruning"  # noqa: S608  names
         with translated(), self._connection() as connection, connection.begin():
             return connection.exec_driver_sql(statement, {**values, "id": session_id}).rowcount == 1
 

@@ -61,6 +61,8 @@ sessions = Table(
     _time("cancelled_at", nullable=True),
     # Cancelled, but some of its reservations' rows do not say so yet: the sweeper writes them, some at a time.
     Column("untidy", Boolean, nullable=False, server_default="false"),
+    # Being removed with all that belongs to it: for readers, for the drain and for `verify` it is not there any more.
+    Column("pruning", Boolean, nullable=False, server_default="false"),
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     _time("created_at", server_default=func.now()),
@@ -74,6 +76,7 @@ sessions = Table(
     CheckConstraint("closes_at > opens_at", name="sessions_closes_after_opens"),
     Index("sessions_by_start", "start_time", "id"),
     Index("sessions_untidy", "id", postgresql_where=text("untidy")),
+    Index("sessions_pruning", "id", postgresql_where=text("pruning")),
     # Room on each page lets the counters of a hot session be updated in place (HOT), without touching an index.
     postgresql_with={"fillfactor": 50},
 )

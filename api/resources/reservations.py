@@ -15,7 +15,6 @@ from api.schemas import own_reservation_answer
 from core.errors import UnknownReservation
 from core.model import CANCEL, CANCELLED, CONFIRMED, CancelArguments, holder
 from core.queries import OwnReservation
-from core.validation import email
 
 PRODUCT = "-//Aforo//Reservations//EN"
 STATUS = {CONFIRMED: "CONFIRMED", CANCELLED: "CANCELLED"}
@@ -50,9 +49,10 @@ class ReservationItem(OwnReservations):
 
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, reservation: str) -> None:
         """Give it back: a cancel of this very reservation, queued like any other."""
-        own = (await self.own(req, reservation)).reservation
-        arguments = CancelArguments(own.email, email(own.email)[1], None, own.id, any_client=True)
-        await self.submit(req, resp, own.session, CANCEL, arguments, holder(own.id))
+        own = await self.own(req, reservation)
+        held = own.reservation
+        arguments = CancelArguments(held.email, own.email_key, None, held.id, any_client=True)
+        await self.submit(req, resp, held.session, CANCEL, arguments, holder(held.id))
 
 
 class ReservationCalendar(OwnReservations):
