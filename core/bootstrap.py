@@ -17,18 +17,33 @@ from celery import Celery
 from core import crashpoints, settings, telemetry
 from core.batches import SubmitBatch
 from core.doorbell import Doorbell, celery_app
+from core.erasure import Erasure, Live
 from core.errors import NotYetApplied, UnknownSession
 from core.follow import Followers
+from core.forget import Forget
 from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
 from core.mailbox import Door, Mailbox, connect, connect_async
-from core.model import CANCELLED, REDUCED, WAITLISTED, Job, manage_token, partition_of_session
+from core.model import (
+    CANCEL,
+    CANCELLED,
+    REDUCED,
+    WAITLISTED,
+    CancelArguments,
+    Job,
+    Session,
+    manage_token,
+    partition_of_session,
+)
 from core.numbering import Incident
 from core.projections import Projections
+from core.prune import Prune
 from core.queries import Queries
+from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
+from core.settle import Settle
 from core.store import Store, create_engine
 
 log = logging.getLogger(__name__)
@@ -39,6 +54,8 @@ APPLIED_LOOK_SECONDS = 0.02
 RECALL_LIMIT = 256  # repeats looked up in the ledger in one statement
 API_THREADS = 4  # and as many connections to Postgres, for each API process
 WORKER_CONNECTIONS = 1
+OWNER_CONNECTIONS = 2
+OPERATOR = "operator"  # who asked, in the ledger, when it was nobody's client
 
 
 def prepare(process: str) -> Settings:
@@ -74,6 +91,55 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
     return WorkerServices(loaded, mailbox, drain, store, doorbell)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerServices:
+    """What erasing needs: it runs as the owner of the tables, since the ledger is never changed by the app itself."""
+
+    forget: Forget
+    prune: Prune
+    store: Store
+
+    def close(self) -> None:
+        """Give connections back."""
+        self.store.dispose()
+
+
+def owner_services(loaded: Settings) -> OwnerServices:
+    """Wire what erases. Raises SettingsConflict, NotMigrated or Unavailable."""
+    if loaded.crash_at:
+        crashpoints.arm(loaded.crash_at)
+    engine = create_engine(loaded.owner_database, OWNER_CONNECTIONS)
+    store, queries = Store(engine), Queries(engine)
+    secret = store.deployment(loaded.partitions)
+    client = connect(loaded.redis_url)
+    drain = Drain(store, Mailbox(client, loaded.job_ttl_seconds), loaded.batch_size, lambda partition: None)
+    scrub = Scrub(client, loaded.partitions, loaded.job_ttl_seconds)
+    settle, erasure = Settle(scrub, drain), Erasure(engine, secret)
+
+    def session(session_id: int) -> Session | None:
+        view = queries.session(session_id)
+        return None if view is None else view.decided()
+
+    forget = Forget(erasure, scrub, settle, session, partial(_give_back, loaded), loaded.partitions)
+    return OwnerServices(forget, Prune(erasure, scrub, settle, loaded.partitions), store)
+
+
+def _give_back(loaded: Settings, reservations: Sequence[Live]) -> None:
+    """Queue a cancel for each reservation, through the door like anybody's."""
+
+    async def submit() -> None:
+        services = ApiServices(loaded)
+        try:
+            for held in reservations:
+                arguments = CancelArguments(held.email, held.email_key, None, held.reservation_id, any_client=True)
+                draft = services.submit.draft(CANCEL, held.session_id, arguments, OPERATOR, None)
+                await services.submit(draft, arguments)
+        finally:
+            await services.stop()
+
+    asyncio.run(submit())
 
 
 class ApiServices:

@@ -20,6 +20,12 @@ POINTS = (
     "after_commit",  # worker: applied, not yet published; also "before publish"
     "between_publishes",  # worker: the first part of a batch is published
     "after_publish",
+    "after_giving_back",  # forget: a cancel is queued for each live reservation
+    "mid_erasure",  # forget: in one session's transaction, reservations are rewritten, the ledger is not
+    "after_erasure",  # forget: one session is committed
+    "before_cleaning",  # forget, prune: only the files of Redis and Postgres are left to do
+    "after_mark",  # prune: some sessions are marked, all their rows are there
+    "mid_prune",  # prune: after each step of deleting
 )
 
 

@@ -85,6 +85,14 @@ class DecisionInterrupted(AforoError):
     """The batch could not be decided now; its commands stay queued and are tried again."""
 
 
+class StillLive(AforoError):
+    """This person still has reservations in sessions that are not over."""
+
+
+class StillSeen(AforoError):
+    """It is erased, but an older transaction still sees the old rows, which stay in the files. Run this again when it is over."""
+
+
 class SettingsConflict(AforoError):
     """A setting contradicts what the database was set up with."""
 

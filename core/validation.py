@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
@@ -24,6 +24,8 @@ CAPACITY_MAX: Final = 1_000_000
 SEARCH_MAX: Final = 200
 SEARCH_WORDS_MAX: Final = 10
 BREAKS: Final = frozenset("\n\t\r")
+AGE_DAYS: Final = {"d": 1, "w": 7, "y": 365}
+AGE_MAX_DAYS: Final = 36_500
 
 
 def line(value: str, longest: int, shortest: int = 1) -> str:
@@ -81,6 +83,15 @@ def moment(value: datetime) -> datetime:
     except OverflowError as exc:
         raise ValueError("must lie between the years 1 and 9999") from exc
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+def age(text: str) -> timedelta:
+    """A number of days, weeks or years of 365 days, such as 90d, 12w or 2y; from a day to a hundred years."""
+    found = re.fullmatch(r"([0-9]{1,5})([dwy])", text.strip(), re.ASCII)
+    days = int(found[1]) * AGE_DAYS[found[2]] if found else 0
+    if not 1 <= days <= AGE_MAX_DAYS:
+        raise ValueError("must be a number of days, weeks or years, like 90d, 12w or 2y; 1d at least")
+    return timedelta(days=days)
 
 
 def whole(value: int, least: int, most: int) -> int:

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from core import migrations
 from core.settings import Settings, load
 from ops import demo as demonstration
-from ops import keys, stackfile
+from ops import keys, privacy, stackfile
 from ops import up as whole
 from ops import verify as verification
 from ops.client import Answer, Client
@@ -302,6 +302,10 @@ def demo(
     raise typer.Exit(0 if good else 1)
 
 
+app.command()(privacy.forget)
+app.command()(privacy.prune)
+
+
 @app.command()
 @plainly
 def verify(as_json: AsJson = False, data_dir: DataDir = DATA_DIR) -> None:
@@ -425,7 +429,7 @@ def _verdict(report: verification.Report) -> str:
 
 
 def _show_report(report: verification.Report) -> None:
-    names = ("sessions", "jobs", "reservations", "compared_with_redis", "gaps", "renumbered", "replays", "quarantined")
+    names = ("sessions", "jobs", "reservations", "compared_with_redis", "gaps", "renumbered", "replays", "quarantined", "pruning")
     show_table(("", ""), [(name.replace("_", " "), f"{getattr(report, name):,}") for name in names])
     out.print(_verdict(report), markup=False, style="green" if report.ok else "red")
     for difference in report.differences[1:]:

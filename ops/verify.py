@@ -52,6 +52,7 @@ class Report:
     renumbered: int = 0
     replays: int = 0
     quarantined: int = 0
+    pruning: int = 0
     compared_with_redis: int = 0
     difference_count: int = 0
     differences: list[str] = field(default_factory=list)
@@ -99,6 +100,7 @@ def run(database_url: str, redis_url: str | None, progress: Progress | None = No
 
 def _compare_tables(audit: Audit, report: Report, progress: Progress | None) -> list[tuple[int, int]]:
     _, all_jobs, _ = audit.counts()
+    report.pruning = audit.pruning()
     ledger = _Grouped(audit.ledger(), lambda row: row.session_id)
     reservations = _Grouped(audit.reservations(), lambda row: row.session_id)
     versions: list[tuple[int, int]] = []

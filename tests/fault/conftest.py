@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from core import crashpoints
+from core.erasure import Erasure
+from core.scrub import Scrub
 from tests.support.driving import Driver
 from tests.support.stack import Deployment
 
@@ -16,6 +18,13 @@ def driver(deployment: Deployment) -> Iterator[Driver]:
     """A fresh deployment, driven by hand."""
     with Driver(deployment) as driver:
         yield driver
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Erasing leaves the servers' files alone, which costs the most and is tested by itself."""
+    monkeypatch.setattr(Erasure, "clean", lambda self, rewrite: None)
+    monkeypatch.setattr(Scrub, "rewrite_log", lambda self: True)
 
 
 @pytest.fixture(autouse=True)

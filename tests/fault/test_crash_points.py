@@ -14,7 +14,7 @@ from tests.support.http import Api, person
 from tests.support.stack import Stack
 
 # What a worker passes in any batch: `accepted` is the API's, and only large batches are published in parts; both below.
-WORKER_POINTS = [point for point in POINTS if point not in ("accepted", "between_publishes")]
+WORKER_POINTS = [point for point in POINTS[1 : POINTS.index("after_publish") + 1] if point != "between_publishes"]
 
 
 # What was committed is published in parts when it is large; what was not is applied one by one after a death, so fewer will do.

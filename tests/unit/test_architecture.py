@@ -17,8 +17,22 @@ PACKAGES = ("api", "core", "ops", "worker")
 FORBIDDEN = {"core": ("api", "worker", "ops"), "api": ("worker", "ops"), "worker": ("api", "ops"), "ops": ("worker",)}
 
 # Drivers, and the rooms they may be used in. The local stack asks its servers whether they answer.
-SQL_ROOMS = {"core/store.py", "core/queries.py", "core/tables.py", "core/keystore.py", "ops/localstack.py"}
-REDIS_ROOMS = {"core/mailbox.py", "core/projections.py", "core/follow.py", "api/resources/health.py", "ops/localstack.py"}
+SQL_ROOMS = {
+    "core/store.py",
+    "core/queries.py",
+    "core/erasure.py",
+    "core/tables.py",
+    "core/keystore.py",
+    "ops/localstack.py",
+}
+REDIS_ROOMS = {
+    "core/mailbox.py",
+    "core/projections.py",
+    "core/follow.py",
+    "core/scrub.py",
+    "api/resources/health.py",
+    "ops/localstack.py",
+}
 ROOMS = {"sqlalchemy": SQL_ROOMS, "psycopg2": SQL_ROOMS, "alembic": set(), "redis": REDIS_ROOMS}
 MIGRATIONS = "core/migrations/"
 PURE = {
@@ -108,7 +122,7 @@ def test_every_redis_key_is_described_where_the_scripts_begin() -> None:
         re.findall(r"aforo:\{p\}:(\w+)", "".join((folder / name).read_text("utf-8") for name in ("accept.lua", "take.lua")))
     )
     used = set()
-    for path in [*folder.glob("*.lua"), ROOT / "core/mailbox.py", ROOT / "core/projections.py"]:
+    for path in [*folder.glob("*.lua"), *(ROOT / f"core/{name}.py" for name in ("mailbox", "projections", "scrub"))]:
         text = path.read_text("utf-8")
         used |= set(re.findall(r"prefix \.\. '(\w+)", text)) | set(
             re.findall(r'key\([^()]*(?:\([^()]*\))?[^()]*, f?"(\w+)', text)

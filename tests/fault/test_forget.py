@@ -1,0 +1,351 @@
+"""`aforo forget`: neither rows nor Redis nor files tell that the person was there, and the ledger replays at every moment."""
+
+from __future__ import annotations
+
+import random
+import threading
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg2
+import pytest
+
+from core import crashpoints, erasure
+from core.errors import StillLive, StillSeen
+from core.forget import mentions
+from core.mailbox import key
+from core.model import (
+    CANCEL,
+    CANCEL_SESSION,
+    CONFIGURE,
+    GROUP,
+    RESERVE,
+    CancelArguments,
+    ConfigureArguments,
+    GroupArguments,
+    NoArguments,
+    ReserveArguments,
+)
+from core.scrub import Scrub
+from tests.fault.test_histories import command
+from tests.support.driving import KILLED, Driver, person
+from tests.support.erasing import end, files_with, forget, in_a_process, log_files, owner, rows_with, table_files, working
+from tests.support.stack import Deployment
+from tests.support.waiting import until
+
+ANA = "ana@example.org"
+POINTS = ["after_giving_back", "mid_erasure", "after_erasure", "after_erasure#2", "before_cleaning"]
+
+
+def arguments_of(driver: Driver, session: int) -> list[Any]:
+    """What the ledger says was asked of a session, in order."""
+    rows = driver.deployment.sql("SELECT arguments FROM jobs WHERE session_id = %s AND seq > 0 ORDER BY seq", session)
+    return [row[0] for row in rows]
+
+
+def test_name_and_address_leave_every_row_and_the_ledger_replays(driver: Driver) -> None:
+    small, large = driver.new_session(capacity=1, waitlist_capacity=2), driver.new_session(capacity=9)
+    written = ReserveArguments("Ana Archer", "Ana@example.org", ANA, 2)  # as she typed it
+    receipts = driver.reserve(small, "bo", "ana", "ana")
+    receipts += driver.accept([(RESERVE, large, written), (CANCEL, large, CancelArguments("Ana@example.org", ANA, 1))])
+    receipts += driver.accept([(GROUP, large, GroupArguments((person("cy"), person("ana"), person("dee"))))])
+    receipts += driver.cancel(large, "ana", "ana")
+    receipts += driver.cancel(small, "ana")
+    driver.drain_all()
+    outcomes = driver.outcomes(receipts)
+    assert (rows_with(driver.deployment, ANA), rows_with(driver.deployment, "Archer")) == (10, 2)
+    found = forget(driver.deployment, "ana")
+    assert (found.sessions, found.reservations, found.jobs, found.cancelled) == (2, 2, 8, 0)
+    assert (rows_with(driver.deployment, ANA), rows_with(driver.deployment, "Archer")) == (0, 0)
+    assert driver.outcomes(receipts) == outcomes
+    driver.check(receipts)
+    assert forget(driver.deployment, "ana").jobs == 0
+
+
+def test_one_hash_stands_for_the_person_in_a_session_another_in_the_next_and_none_for_the_others(driver: Driver) -> None:
+    sessions = [driver.new_session(), driver.new_session()]
+    for session in sessions:
+        driver.accept([(GROUP, session, GroupArguments((person("cy"), person("ana"))))])
+        driver.cancel(session, "ana")
+    driver.drain_all()
+    forget(driver.deployment, "ana")
+    keys = []
+    for session in sessions:
+        group, cancel = arguments_of(driver, session)
+        cy, ana = group["people"]
+        assert cy == {"name": "Cy", "email": "cy@example.org", "email_key": "cy@example.org", "seats": 1}
+        assert (ana["name"], ana["email"], cancel["email"]) == ("forgotten", ana["email_key"], cancel["email_key"])
+        assert ana["email_key"] == cancel["email_key"]
+        keys.append(ana["email_key"])
+    assert len(set(keys)) == 2
+    assert all(key.startswith("forgotten-") and len(key) == 42 for key in keys)
+    driver.check()
+
+
+def test_a_live_reservation_is_in_the_way_and_nothing_changes(driver: Driver) -> None:
+    held, cancelled = driver.new_session(), driver.new_session()
+    receipts = driver.reserve(held, "ana") + driver.reserve(cancelled, "ana") + driver.cancel(cancelled, "ana")
+    driver.drain_all()
+    with pytest.raises(StillLive, match=rf"not over: {held}\. Cancel them first"):
+        forget(driver.deployment, "ana")
+    assert rows_with(driver.deployment, ANA) == 5
+    driver.check(receipts)
+
+
+def test_what_is_held_is_given_back_first_if_that_is_asked_for_and_the_next_in_line_moves_up(driver: Driver) -> None:
+    session, other = driver.new_session(capacity=1, waitlist_capacity=2), driver.new_session(capacity=1, waitlist_capacity=2)
+    receipts = driver.reserve(session, "ana", "bo") + driver.reserve(other, "cy", "ana")
+    driver.drain_all()
+    found = forget(driver.deployment, "ana", cancel=True)
+    assert (found.cancelled, found.jobs, rows_with(driver.deployment, ANA)) == (2, 4, 0)
+    statuses = [driver.job(receipt.job.id).reservation.status for receipt in receipts]  # type: ignore[union-attr]
+    assert statuses == ["cancelled", "confirmed", "confirmed", "cancelled"]
+    assert driver.deployment.sql("SELECT DISTINCT client FROM jobs WHERE kind = 'cancel'") == [("operator",)]
+    driver.check(receipts)
+
+
+def test_a_place_in_a_session_that_has_begun_can_only_be_waited_for(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana")
+    driver.drain_all()
+    now = round(datetime.now(UTC).timestamp() * 1000)
+    driver.accept([(CONFIGURE, session, ConfigureArguments(start_time=now - 60_000, end_time=now + 3_600_000))])
+    for cancel in (False, True):
+        with pytest.raises(StillLive, match=f"that have begun: {session}"):
+            forget(driver.deployment, "ana", cancel)
+    end(driver, session, ago=timedelta(seconds=1))
+    assert forget(driver.deployment, "ana").reservations == 1
+    assert driver.counts(session)[0] == 1  # the place stays taken
+    driver.check()
+
+
+def test_a_reservation_that_was_cancelled_with_its_session_is_in_nobodys_way(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana")
+    driver.accept([(CANCEL_SESSION, session, NoArguments())])
+    driver.drain_all()
+    assert forget(driver.deployment, "ana").reservations == 1
+    driver.check()
+
+
+def test_whoever_comes_back_after_being_forgotten_is_somebody_else(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana")
+    driver.drain_all()
+    end(driver, session)
+    forget(driver.deployment, "ana")
+    far = ConfigureArguments(end_time=1_935_432_000_000, start_time=1_935_424_800_000)
+    driver.accept([(CONFIGURE, session, far)])  # it is put off after all, and the forgotten reservation is live again
+    receipts = driver.reserve(session, "ana", "ana")
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed", "duplicate"]
+    assert forget(driver.deployment, "ana", cancel=True).reservations == 1
+    assert driver.counts(session)[0] == 1
+    assert rows_with(driver.deployment, ANA) == 0
+    driver.check(receipts)
+
+
+@pytest.mark.parametrize("crash_at", [None, "after_commit"])
+def test_what_waits_in_the_mailbox_is_applied_first(driver: Driver, crash_at: str | None) -> None:
+    session = driver.new_session(capacity=1)
+    receipts = driver.reserve(session, "bo", "ana")
+    if crash_at is not None:
+        driver.drain_in_a_process(driver.partition(session), crash_at)  # applied, and still in the mailbox
+    assert forget(driver.deployment, "ana").jobs == 1
+    assert (driver.waiting(session), rows_with(driver.deployment, ANA)) == (0, 0)
+    assert driver.outcomes(receipts) == ["confirmed", "sold_out"]
+    driver.check(receipts)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_forgetting_is_completed_after_a_crash_and_the_ledger_replays_in_between(driver: Driver, point: str) -> None:
+    sessions = [driver.new_session() for _ in range(2)]
+    receipts = [receipt for session in sessions for receipt in driver.reserve(session, "ana", "bo", "ana")]
+    driver.drain_all()
+    assert in_a_process(driver.deployment, "forget", "ana", crash_at=point) == KILLED
+    assert driver.report().differences == []
+    found = forget(driver.deployment, "ana", cancel=True)
+    assert found.sessions == {"after_erasure": 1, "after_erasure#2": 0, "before_cleaning": 0}.get(point, 2)
+    assert rows_with(driver.deployment, ANA) == 0
+    assert driver.outcomes(receipts) == ["confirmed", "confirmed", "duplicate"] * 2
+    assert driver.report().differences == []
+
+
+def test_a_batch_under_way_is_applied_whole_before_anything_of_it_is_forgotten(driver: Driver) -> None:
+    session = driver.new_session(capacity=1)
+    driver.reserve(session, "bo", "ana")
+    driver.drain_all()
+    receipts = driver.reserve(session, "ana", "cy")
+    erasing = threading.Thread(target=forget, args=(driver.deployment, "ana"))
+    waits = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    seen: list[str] = []
+
+    def begin_and_wait() -> None:
+        crashpoints.disarm()
+        driver.redis.delete(key(driver.partition(session), "mailbox"))  # so that it does not wait for the batch's entries
+        erasing.start()
+        until(lambda: driver.deployment.sql(waits), what="forget waits for the partition's lock")
+        seen.append("waiting")
+
+    crashpoints.arm("mid_transaction", begin_and_wait)
+    driver.drain(driver.partition(session))
+    erasing.join(30)
+    assert (seen, erasing.is_alive()) == (["waiting"], False)
+    assert driver.outcomes(receipts) == ["sold_out", "sold_out"]
+    assert rows_with(driver.deployment, ANA) == 0
+    assert driver.report().differences == []
+
+
+def test_a_worker_that_publishes_late_brings_nothing_back(driver: Driver) -> None:
+    session = driver.new_session()
+    receipts = driver.reserve(session, "ana") + driver.cancel(session, "ana")
+    crashpoints.arm("after_commit", lambda: forget(driver.deployment, "ana"))
+    driver.drain(driver.partition(session))
+    jobs = driver._loop.run_until_complete(driver._cached([receipt.job.id for receipt in receipts]))
+    assert [(job.outcome, job.body_hash) for job in jobs] == [("confirmed", ""), ("cancelled", "")]
+    driver.check(receipts)
+
+
+def test_a_retry_of_what_was_forgotten_is_still_the_same_job(driver: Driver) -> None:
+    session = driver.new_session(capacity=1)
+    (first,) = driver.reserve(session, "ana", key="anas-request")
+    driver.drain_all()
+    end(driver, session)
+    forget(driver.deployment, "ana")
+    for seq in (1, 3, 4):
+        (again,) = driver.reserve(session, "ana", key="anas-request")
+        driver.drain_all()
+        assert (again.job.id, again.job.seq, driver.outcomes([again])) == (first.job.id, seq, ["confirmed"])
+        driver.redis.delete(key(driver.partition(session), f"job:{first.job.id}"))  # as its expiry does
+    fingerprints = "SELECT DISTINCT body_hash FROM jobs WHERE kind IN ('reserve', 'replay')"
+    assert driver.deployment.sql(fingerprints) == [("",)]
+    assert rows_with(driver.deployment, ANA) == 0
+    driver.check([first])
+
+
+def test_entries_that_were_set_aside_are_emptied_where_they_name_the_person(driver: Driver) -> None:
+    mailbox = key(3, "mailbox")
+    for name in ("ana", "bo"):
+        driver.redis.xadd(mailbox, {"c": f"\x90{name}@Example.org", "s": f"{name}@example.org"})
+    driver.drain_all()
+    assert rows_with(driver.deployment, ANA) == 1
+    assert forget(driver.deployment, "ana").unreadable == 1
+    assert (rows_with(driver.deployment, ANA), rows_with(driver.deployment, "bo@example.org")) == (0, 1)
+    assert len(driver.queries.unreadable(10)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "email_key", "found"),
+    [
+        (b'{"email":"Ana@Example.ORG"}', ANA, True),
+        (b"\xafana@example.org\xa1", ANA, True),
+        (repr({b"c": "\xafJosé@example.org".encode()}).encode(), "jos\u00e9@example.org", True),
+        (repr({b"c": "Jose\u0301@example.org".encode()}).encode(), "jos\u00e9@example.org", True),
+        ("ana@m\u00fcller.example".encode(), "ana@xn--mller-kva.example", True),
+        (b"{b'not python", ANA, False),
+        (b"bo@example.org", ANA, False),
+        (b"", ANA, False),
+    ],
+)
+def test_an_address_is_found_however_it_is_written(content: bytes, email_key: str, found: bool) -> None:
+    assert mentions(content, email_key) is found
+
+
+# -- what the files keep -------------------------------------------------------------------------------------------------
+
+
+def test_the_bytes_leave_the_append_only_file_and_with_rewrite_also_the_files_of_the_tables(driver: Driver) -> None:
+    name = f"n{uuid.uuid4().hex}"
+    for _ in range(2):
+        session = driver.new_session(capacity=400)
+        driver.reserve(session, *(f"guest{n}" for n in range(300)), name, *(f"friend{n}" for n in range(40)))
+        driver.drain_all()
+        end(driver, session)
+    driver.deployment.sql("ANALYZE")
+    assert files_with(log_files(driver.deployment), name)
+    assert len(files_with(table_files(driver.deployment), name)) >= 3  # reservations, their index, the ledger
+    forget(driver.deployment, name, rewrite=True)
+    until(lambda: not files_with(log_files(driver.deployment), name), what="the old file is deleted")
+    assert files_with(table_files(driver.deployment), name) == []
+    driver.check()
+
+
+def test_an_entry_of_the_mailbox_stays_in_memory_as_long_as_its_neighbours(driver: Driver) -> None:
+    name, mailbox = f"n{uuid.uuid4().hex}", key(0, "mailbox")
+    scrub = Scrub(driver.redis, 16, 60)
+    entry = driver.redis.xadd(mailbox, {"c": name})
+    neighbour = driver.redis.xadd(mailbox, {"c": "neighbour"})
+    driver.redis.xdel(mailbox, entry)
+    assert scrub.has_passed(0, entry.decode())
+    assert not scrub.has_left_behind(0, 1)
+    assert scrub.rewrite_log()
+    assert files_with(log_files(driver.deployment), name)  # deleted, and yet written again
+    driver.redis.xdel(mailbox, neighbour)
+    assert scrub.has_left_behind(0, 1)
+    assert scrub.rewrite_log()
+    until(lambda: not files_with(log_files(driver.deployment), name), what="the old file is deleted")
+
+
+def test_an_entry_is_left_behind_when_a_whole_node_has_come_and_gone_since(driver: Driver) -> None:
+    mailbox, scrub = key(0, "mailbox"), Scrub(driver.redis, 16, 60)
+    entries = [driver.redis.xadd(mailbox, {"c": "x"}) for _ in range(120)]
+    driver.redis.xdel(mailbox, *entries[:100])
+    assert not scrub.has_left_behind(0, 1)
+    driver.redis.xdel(mailbox, entries[100])
+    assert scrub.has_left_behind(0, 1)
+    assert not scrub.has_left_behind(1, 1) or scrub.accepted(1) == 0
+
+
+def test_old_rows_that_an_older_transaction_sees_are_told_of(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erasure, "HORIZON_SECONDS", 0.0)
+    session = driver.new_session()
+    driver.reserve(session, "ana")
+    driver.cancel(session, "ana")
+    driver.drain_all()
+    reader = psycopg2.connect(driver.deployment.owner_url)
+    reader.set_session(isolation_level="REPEATABLE READ")
+    reader.cursor().execute("SELECT count(*) FROM reservations")
+    with pytest.raises(StillSeen):
+        forget(driver.deployment, "ana")
+    assert rows_with(driver.deployment, ANA) == 0
+    reader.close()
+    assert forget(driver.deployment, "ana").jobs == 0
+
+
+# -- among everything else -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("quiet")
+def test_a_history_replays_with_people_forgotten_along_the_way(deployment: Deployment, seed: int) -> None:
+    chance = random.Random(seed)
+    with Driver(deployment, batch_size=chance.choice([7, 40, 1000])) as driver, owner(deployment) as services:
+        sessions = [driver.new_session(capacity=chance.randint(0, 20), waitlist_capacity=chance.randint(0, 15)) for _ in range(3)]
+        receipts, gone = [], 0
+        for _ in range(6):
+            receipts += driver.accept([command(chance, chance.choice(sessions)) for _ in range(chance.randint(20, 60))])
+            if chance.random() < 0.5:
+                driver.drain_all()
+            name = f"guest{chance.randrange(40)}"
+            gone += services.forget(f"{name}@example.org", True, False).jobs
+            assert rows_with(deployment, f"{name}@example.org") == 0
+            assert driver.report().differences == []
+        driver.drain_all()
+        driver.check(receipts)
+        assert gone > 20
+
+
+@pytest.mark.usefixtures("quiet")
+def test_forgetting_beside_drains_that_never_rest_leaves_no_difference(driver: Driver) -> None:
+    session = driver.new_session(capacity=30, waitlist_capacity=30)
+    receipts = driver.reserve(session, *(f"guest{n}" for n in range(20)))
+    driver.drain_all()
+    with working(driver) as differences:
+        for number in range(8):
+            receipts += driver.cancel(session, f"guest{number}") + driver.reserve(session, f"new{number}", "again")
+            forget(driver.deployment, f"guest{number}", cancel=True)
+    driver.drain_all()
+    assert differences == []
+    assert [rows_with(driver.deployment, f"guest{number}@example.org") for number in range(8)] == [0] * 8
+    driver.check(receipts)
