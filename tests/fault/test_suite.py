@@ -17,6 +17,7 @@ SEED = 1
 CHOSEN = [name for name, found in CASES.items() if found.in_tests is not None]
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_small_run_of_the_fault_suite_passes(servers: Servers, spare: Callable[[], Servers], name: str) -> None:
     result = carry_out(CASES[name], SEED, CASES[name].in_tests or 1, 0.2, shared(servers), spare)

@@ -257,8 +257,7 @@ def carry_out(
     except Skipped as exc:
         run.result.skipped = str(exc)
     except Exception as exc:
-        where = traceback.extract_tb(exc.__traceback__)[-1]
-        run.result.failures.append(f"{type(exc).__name__} at {Path(where.filename).name}:{where.lineno}: {exc}")
+        run.result.failures.append(f"{type(exc).__name__} at {_where(exc)}: {exc}")
     finally:
         try:
             run.close()
@@ -266,6 +265,14 @@ def carry_out(
             run.result.failures.append(f"at the end, {type(exc).__name__}: {exc}")
     run.result.seconds = time.monotonic() - started
     return run.result
+
+
+def _where(exc: Exception) -> str:
+    """The line of the case that it came through last, or else where it came from."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    of_cases = [frame for frame in frames if Path(frame.filename).parent.name == "cases"]
+    frame = (of_cases or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -88,8 +88,9 @@ def machine() -> str:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     postgres, valkey = localstack._installed()
     versions = [_version(postgres / "bin" / "postgres"), _version(valkey)]
+    kernel = f"{platform.system()} {platform.release().partition('-')[0]}"
     return (
-        f"Machine: {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()} {platform.release()}; "
+        f"Machine: {os.cpu_count()} cores, {memory:.0f} GiB of memory, {kernel}; "
         f"Postgres {versions[0]}, Valkey {versions[1]}, Python {platform.python_version()}."
     )
 

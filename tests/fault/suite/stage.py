@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 import urllib.error
@@ -165,11 +166,11 @@ class Stage:
         return (self.folder / f"{name}.log").read_text("utf-8", "replace")
 
     def memory_bytes(self) -> dict[int, tuple[str, int]]:
-        """By pid: the program, and what the process has in memory for itself (Linux)."""
+        """By pid: the program, and what the process has in memory for itself."""
         found = {}
         for name, pid in self._supervisor.pids().items():
             for process in (pid, *children_of(pid)):
-                with suppress(FileNotFoundError, ProcessLookupError, KeyError):
+                with suppress(FileNotFoundError, ProcessLookupError, KeyError, subprocess.CalledProcessError):  # gone meanwhile
                     found[process] = (name, own_memory_bytes(process))
         return found
 
@@ -219,6 +220,9 @@ def send(pid: int, number: signal.Signals) -> bool:
 
 
 def own_memory_bytes(pid: int) -> int:
-    """Resident memory without what is shared with others on purpose (Postgres's buffers)."""
+    """Resident memory without what is shared with others on purpose (Postgres's buffers), where the system tells them apart."""
+    if not Path("/proc/self/status").exists():
+        shown = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, text=True, timeout=10, check=True)
+        return 1024 * int(shown.stdout)
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines())
     return 1024 * (int(fields["VmRSS"].split()[0]) - int(fields.get("RssShmem", "0").split()[0]))
