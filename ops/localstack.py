@@ -31,8 +31,8 @@ from ops.supervisor import Program
 
 HOST = "127.0.0.1"
 DATABASE = "aforo"
-OWNER = "aforo"  # of the cluster and the tables: migrates
-APP = "aforo_app"  # what the running processes log in as; the first migration makes it
+OWNER = "aforo"  # of both servers, and of the tables: migrates
+APP = "aforo_app"  # what the running processes log in as; in Postgres the first migration makes it
 CHECK_SECONDS = 30
 INITDB_SECONDS = 120
 INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
@@ -61,6 +61,16 @@ VALKEY_SETTINGS = {
     "daemonize": "no",
     "loglevel": "warning",
 }
+
+# What the running processes may do in Valkey: read and write their own keys and Celery's; not look for others, nor empty,
+# stop or change the server. CONFIG GET is for /readyz, BGREWRITEAOF for erasing a person from the log as well.
+VALKEY_APP_COMMANDS = (
+    "-@all", "+@read", "+@write", "+@connection", "+@pubsub", "+@transaction", "+@scripting", "-@dangerous",
+    "-scan", "-randomkey", "-dbsize", "-move", "-function", "-script", "+script|load", "+script|exists",
+    "+time", "+config|get", "+info", "+bgrewriteaof",
+)  # fmt: skip
+VALKEY_APP_KEYS = ("~aforo*", "~_kombu.*", "~unacked*", "~*.celery.pidbox*", "~celeryev*")
+VALKEY_DATABASES = 16  # Valkey's own default
 
 REACHABLE = 'test -x "$1"'
 
@@ -141,11 +151,17 @@ def valkey(home: Home) -> Server:
     folder = _own_folder(home.data / "valkey", home)
     port = free_port()
     configuration = folder / "valkey.conf"
-    settings = {**VALKEY_SETTINGS, "port": str(port), "dir": f'"{folder}"', "requirepass": home.password}
+    settings = {**VALKEY_SETTINGS, "port": str(port), "dir": f'"{folder}"'}
+    users = (
+        ("default", "off"),
+        (OWNER, "on", _digest(home.password), "~*", "&*", "+@all"),
+        (APP, "on", _digest(home.app_password), *valkey_app_rights(VALKEY_DATABASES)),
+    )
+    lines = [*(f"{name} {value}" for name, value in settings.items()), *(" ".join(("user", *user)) for user in users)]
     configuration.unlink(missing_ok=True)
-    _write_private(configuration, "".join(f"{name} {value}\n" for name, value in settings.items()))
+    _write_private(configuration, "".join(f"{line}\n" for line in lines))
     _hand_over(configuration, home)
-    url = f"redis://:{home.password}@{HOST}:{port}/0"
+    url = f"redis://{APP}:{home.app_password}@{HOST}:{port}/0"
     program = Program(
         name="valkey",
         command=[str(home.valkey_server), str(configuration)],
@@ -156,7 +172,16 @@ def valkey(home: Home) -> Server:
         stop_signal=signal.SIGTERM,
         is_ready=lambda: _valkey_answers(url),
     )
-    return Server(program, url, url)
+    return Server(program, url, f"redis://{OWNER}:{home.password}@{HOST}:{port}/0")
+
+
+def valkey_app_rights(databases: int) -> tuple[str, ...]:
+    """The rules of the app's user, in ACL SETUSER's words, for the first so many databases.
+
+    Celery subscribes to patterns, which have to stand here letter by letter, and a database's number is part of them.
+    """
+    channels = [f"&/{n}.{name}" for n in range(databases) for name in ("celery.pidbox", "celeryev/worker.*")]
+    return (*VALKEY_APP_COMMANDS, *VALKEY_APP_KEYS, "&aforo:*", *channels)
 
 
 def free_port() -> int:
@@ -246,6 +271,11 @@ def _password(data: Path, name: str) -> str:
         password = secrets.token_hex(16)
         _write_private(path, json.dumps(password))
         return password
+
+
+def _digest(password: str) -> str:
+    """A password as a rule of a user: CONFIG GET would show one that stood there as it is."""
+    return f"#{hashlib.sha256(password.encode()).hexdigest()}"
 
 
 def _write_private(path: Path, text: str) -> None:

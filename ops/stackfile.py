@@ -20,13 +20,15 @@ class BrokenStackFile(Exception):
 class StackFile:
     """Addresses, and the pid of every process by name. `started` tells a process from a later one of the same pid.
 
-    `database_url` is the app's; `owner_url`, where it is not the same, for what only the owner of the tables may do.
+    `database_url` and `redis_url` are the app's; `owner_url` and `redis_owner_url`, where they are known, for what only
+    the owners may do.
     """
 
     api: str
     database_url: str
     redis_url: str
     owner_url: str = ""
+    redis_owner_url: str = ""
     pids: dict[str, int] = field(default_factory=dict)
     started: dict[str, str] = field(default_factory=dict)
 

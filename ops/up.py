@@ -134,7 +134,7 @@ class Stack:
         _check_port(self._port)
         self._make_room()
         servers = self._servers()
-        self._file = StackFile(self._origin, *self._urls, self._owner_url)
+        self._file = StackFile(self._origin, *self._urls, *self._owner_urls)
         for server in servers:
             self._supervisor.start(server.program)
         self._migrate()
@@ -187,7 +187,7 @@ class Stack:
     def _servers(self) -> list[localstack.Server]:
         """Those to be started here: the ones no URL was given for."""
         given = [os.environ.get(f"AFORO_{name}_URL", "") for name in ("DATABASE", "REDIS")]
-        self._owner_url = os.environ.get("AFORO_OWNER_URL", "") if given[0] else ""
+        self._owner_urls = [os.environ.get("AFORO_OWNER_URL", "") if given[0] else "", ""]
         if all(given):
             self._urls = given
             return []
@@ -197,12 +197,11 @@ class Stack:
         makers = (localstack.postgres, localstack.valkey)
         servers = [None if url else make(home) for url, make in zip(given, makers, strict=True)]
         self._urls = [server.url if server else url for server, url in zip(servers, given, strict=True)]
-        if servers[0]:
-            self._owner_url = servers[0].owner_url
+        self._owner_urls = [server.owner_url if server else url for server, url in zip(servers, self._owner_urls, strict=True)]
         return [server for server in servers if server]
 
     def _environment(self) -> dict[str, str]:
-        """What the running processes get: of Postgres the app's role, never the owner's."""
+        """What the running processes get: the app's URLs, never the owners'."""
         return {
             **{name: value for name, value in os.environ.items() if name != "AFORO_OWNER_URL"},
             **self._variables,
@@ -229,8 +228,8 @@ class Stack:
     def _migrate(self) -> None:
         command = [sys.executable, "-m", "core.migrations"]
         environment = self._environment()
-        if self._owner_url:
-            environment["AFORO_OWNER_URL"] = self._owner_url
+        if self._owner_urls[0]:
+            environment["AFORO_OWNER_URL"] = self._owner_urls[0]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=MIGRATION_SECONDS, check=False
         )
@@ -272,7 +271,7 @@ class Stack:
                 self._say(f"{name} was started again (pid {pids[name]}).")
             for name in before.keys() - pids.keys():
                 self._say(f"{name} died; it is started again shortly. Its log: {self._logs / name}.log")
-        self._file = StackFile(self._origin, *self._urls, self._owner_url, pids, started)
+        self._file = StackFile(self._origin, *self._urls, *self._owner_urls, pids, started)
         self._file.write(self._path)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from core.errors import IdempotencyKeyReused
-from core.mailbox import connect, key
+from core.mailbox import key
 from core.model import partition_of_session
 from ops import verify
 from tests.support.driving import Driver, together
@@ -35,7 +35,7 @@ def test_a_key_raced_again_after_its_job_key_expired_is_still_that_job(live_api:
         session = api.new_session(capacity=50)
         first = api.reserve(session, ana, Idempotency_Key="raced-0002").json()
         name = key(partition_of_session(session, 16), f"job:{first['id']}")
-        assert connect(live_api.redis_url).delete(name) == 1  # as its expiry does
+        assert live_api.deployment.redis().delete(name) == 1  # as its expiry does
         answers = together(*[lambda: api.reserve(session, ana, Idempotency_Key="raced-0002")] * 16)
         assert {answer.status_code for answer in answers} == {201}
         for field in ("id", "seq", "accepted_at", "applied_at", "outcome", "reservation"):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import psycopg2
 import pytest
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 from sqlalchemy.engine import make_url
 
 from core import migrations
+from core.doorbell import celery_app
 from core.errors import MissingRight, SettingsConflict
+from core.mailbox import connect
 from core.tables import APP_RIGHTS, metadata
+from ops import verify
 from tests.support.driving import Driver
-from tests.support.stack import Deployment
+from tests.support.http import Api
+from tests.support.stack import Deployment, Servers, Stack
+from tests.support.waiting import until
 
 FORBIDDEN = (
     "UPDATE jobs SET outcome = 'confirmed'",
@@ -46,6 +52,17 @@ def as_user(url: str, user: str, password: str) -> str:
     return make_url(url).set(username=user, password=password).render_as_string(hide_password=False)
 
 
+# Each by itself, so that the client library does not stop it first.
+FORBIDDEN_IN_VALKEY = (
+    "FLUSHALL", "FLUSHDB", "KEYS *", "SCAN 0", "RANDOMKEY", "DBSIZE", "CONFIG SET appendfsync no", "CONFIG REWRITE",
+    "CONFIG RESETSTAT", "SHUTDOWN", "ACL LIST", "ACL SETUSER aforo_app allkeys", "ACL WHOAMI", "MODULE LIST",
+    "FUNCTION LIST", "FUNCTION FLUSH", "SCRIPT FLUSH", "SCRIPT KILL", "MONITOR", "SAVE", "BGSAVE", "REPLICAOF no one", "SYNC",
+    "CLIENT LIST", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1", "SWAPDB 0 1", "MOVE aforo:x 2", "SLOWLOG GET", "CLUSTER RESET",
+    "GET other", "SET other 1", "DEL other", "SUBSCRIBE other", "PUBLISH other 1", "PSUBSCRIBE *", "RESTORE aforo:x 0 x",
+    "MIGRATE 127.0.0.1 1 aforo:x 0 1", "SORT aforo:x", "COPY aforo:x other", "RENAME aforo:x other",
+)  # fmt: skip
+
+
 @pytest.fixture
 def app(deployment: Deployment) -> Iterator[psycopg2.extensions.connection]:
     """A connection as the running app has it."""
@@ -64,6 +81,55 @@ def test_the_app_reads_and_books_and_can_do_nothing_else(app: psycopg2.extension
                 continue
             allowed.append(statement)
     assert allowed == []
+
+
+def test_the_apps_user_of_valkey_can_do_nothing_else_either(deployment: Deployment) -> None:
+    allowed = []
+    with closing(connect(deployment.redis_url)) as app:
+        for command in FORBIDDEN_IN_VALKEY:
+            try:
+                app.execute_command(*command.split())
+            except NoPermissionError:
+                continue
+            except ResponseError as exc:
+                allowed.append(f"{command}: {exc}")
+                continue
+            allowed.append(command)
+    assert allowed == []
+
+
+@pytest.mark.parametrize("call", ["'FLUSHALL'", "'KEYS', '*'", "'SCAN', '0'", "'GET', 'other'"])
+def test_a_script_may_do_no_more_than_its_caller(deployment: Deployment, call: str) -> None:
+    with closing(connect(deployment.redis_url)) as app, pytest.raises(ResponseError, match=r"(?i)permission|ACL"):
+        app.eval(f"return redis.call({call})", 0)
+
+
+def test_nobody_gets_in_without_a_password_and_none_can_be_read(deployment: Deployment) -> None:
+    nobody = make_url(deployment.redis_url).set(username=None, password=None)
+    with closing(connect(nobody.render_as_string())) as stranger, pytest.raises(AuthenticationError):
+        stranger.ping()
+    with closing(connect(deployment.redis_url)) as app:
+        settings = app.config_get("*")
+        assert settings["appendfsync"] == "always"
+        secret = make_url(deployment.redis_owner_url).password
+        assert [name for name, value in settings.items() if value and secret in value] == []
+
+
+def test_nothing_is_denied_to_a_stack_from_its_start_to_its_end(servers: Servers, stacks: Callable[..., Stack]) -> None:
+    redis = connect(servers.redis_owner_url)
+    redis.execute_command("ACL", "LOG", "RESET")
+    redis.execute_command("SCRIPT", "FLUSH")
+    stack = stacks()
+    with Api(stack.url) as api:
+        session = api.new_session(capacity=2)
+        for outcome in ("confirmed", "confirmed", "sold_out"):
+            answer = api.reserve(session).json()
+            assert outcome in (answer.get("outcome"), answer.get("code"))
+    with closing(celery_app(stack.redis_url)) as broker:  # as the worker's healthcheck does
+        until(lambda: broker.control.inspect(timeout=1).ping(), 30, "the worker answers through the broker")
+    stack.close()
+    assert verify.run(stack.database_url, stack.redis_url).differences == []
+    assert redis.execute_command("ACL", "LOG") == []
 
 
 def test_its_role_is_nobody_special(deployment: Deployment, app: psycopg2.extensions.connection) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 
-from core.mailbox import connect
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -54,7 +53,7 @@ def test_a_queued_job_with_a_known_pace_is_told_when_to_expect_it(idle: Stack) -
     with Api(idle.url) as api:
         session = api.new_session()
         job = api.reserve(session, wait=None).json()
-        redis = connect(idle.redis_url)
+        redis = idle.deployment.redis()
         partition = int(job["id"][:8], 16) % 16
         redis.set(f"aforo:{{{partition}}}:pace", "2.0")
         assert api.job(job["id"])["eta_seconds"] == 0.5
@@ -73,7 +72,7 @@ def test_a_waiter_is_woken_by_the_worker(api: Api) -> None:
 
 def test_a_waiter_whose_subscription_breaks_still_gets_its_outcome(stacks: Callable[..., Stack]) -> None:
     stack = stacks(api_processes="1")
-    redis = connect(stack.redis_url)
+    redis = stack.deployment.redis()
     with Api(stack.url) as api:
         session = api.new_session()
         over = threading.Event()
@@ -109,7 +108,7 @@ def test_a_malformed_wait_is_ignored(api: Api, prefer: str) -> None:
 
 def test_a_job_is_answered_from_the_ledger_when_redis_forgot_it(api: Api, live_api: Stack) -> None:
     job = api.reserve(api.new_session()).json()
-    redis = connect(live_api.redis_url)
+    redis = live_api.deployment.redis()
     assert redis.delete(f"aforo:{{{int(job['id'][:8], 16) % 16}}}:job:{job['id']}") == 1
     assert api.job(job["id"]) == job
 

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from core.mailbox import connect
 from ops import verify
 from tests.support.http import Api, person
 from tests.support.processes import children_of
@@ -53,7 +52,7 @@ def fragile(own_servers: Servers, stacks: Callable[..., Stack]) -> Iterator[tupl
 
 def test_readiness_names_what_is_wrong_and_recovers(fragile: tuple[Servers, Stack, Api]) -> None:
     _, stack, api = fragile
-    redis = connect(stack.redis_url)
+    redis = stack.deployment.redis()
     for name, wrong, right in (
         ("appendfsync", "everysec", "always"),
         ("maxmemory-policy", "allkeys-lru", "noeviction"),
@@ -105,7 +104,7 @@ def test_an_emptied_redis_is_an_incident_that_metrics_show(fragile: tuple[Server
     _, stack, api = fragile
     session = api.new_session()
     api.reserve(session)
-    connect(stack.redis_url).flushdb()
+    stack.deployment.redis().flushdb()
     assert api.reserve(session).json()["seq"] == 2
     assert total(metrics(api), "aforo_incidents_total", "redis_emptied") == 1
     kinds = [kind for (kind,) in stack.deployment.sql("SELECT kind FROM incidents")]
@@ -180,7 +179,7 @@ def test_logs_are_json_lines_that_name_requests_and_jobs_and_never_people(stacks
         assert named.headers["X-Request-Id"] == "asked.by-me_1"
         assert len(api.get("/healthz").headers["X-Request-Id"]) >= 8
         exposed = api.get("/metrics").text
-        redis = connect(stack.redis_url)
+        redis = stack.deployment.redis()
         keys = b" ".join(redis.keys("*")).decode()
     stack.close()
     lines = [json.loads(line) for line in stack.api.output().splitlines()]
@@ -200,7 +199,7 @@ def test_the_api_finishes_what_it_holds(stacks: Callable[..., Stack]) -> None:
         session = api.new_session()
         waiting = threading.Thread(target=lambda: answers.append(api.reserve(session, wait=3)))
         waiting.start()
-        redis = connect(stack.redis_url)
+        redis = stack.deployment.redis()
         until(lambda: sum(redis.xlen(name) for name in redis.keys("aforo:*:mailbox")) == 1, 10, "it is accepted")
         started = time.monotonic()
         assert stack.api.stop() == 0

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from core.mailbox import connect
 from core.model import partition_of_session
 from tests.support.http import Api, person
 from tests.support.stack import Stack
@@ -151,7 +150,7 @@ def test_counts_are_rebuilt_when_redis_lost_them(api: Api, live_api: Stack) -> N
     session = api.new_session(capacity=3)
     api.reserve(session)
     head = f"aforo:{{{partition_of_session(session, 16)}}}:s:{session}"
-    redis = connect(live_api.redis_url)
+    redis = live_api.deployment.redis()
     assert redis.delete(head) == 1
     assert api.free(session) == 2
     assert redis.hget(head, "r") == b"1"

@@ -31,6 +31,7 @@ class Deployment:
     database_url: str
     redis_url: str
     owner_url: str
+    redis_owner_url: str
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,8 +52,8 @@ class Deployment:
         return Settings(database_url=self.database_url, redis_url=self.redis_url, **overrides)
 
     def redis(self) -> redis.Redis:
-        """A client of its Redis."""
-        return connect(self.redis_url)
+        """A client of its Redis that may do everything."""
+        return connect(self.redis_owner_url)
 
     def sql(self, statement: str, *parameters: object) -> list[tuple]:
         """Run one statement as the owner, in a transaction of its own; its rows, if it has any."""
@@ -74,7 +75,7 @@ class Servers:
         home = localstack.prepare(folder, lambda line: None)
         servers = (localstack.postgres(home), localstack.valkey(home))
         self.database_url, self.redis_url = (server.url for server in servers)
-        self.owner_url = servers[0].owner_url
+        self.owner_url, self.redis_owner_url = (server.owner_url for server in servers)
         self._running = ExitStack()
         self.postgres, self.valkey = (self._run(server.program) for server in servers)
         self._admin("CREATE DATABASE " + TEMPLATE)
@@ -107,7 +108,10 @@ class Servers:
 
     def _deployment(self, database: str, redis_database: int) -> Deployment:
         return Deployment(
-            _named(self.database_url, database), _named(self.redis_url, redis_database), _named(self.owner_url, database)
+            _named(self.database_url, database),
+            _named(self.redis_url, redis_database),
+            _named(self.owner_url, database),
+            _named(self.redis_owner_url, redis_database),
         )
 
     def _admin(self, statement: str) -> None:
