@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -23,6 +24,9 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sqlalchemy.engine import make_url
+
+from ops.localstack import valkey_app_rights
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ["docker-compose.yml", "Dockerfile", "Makefile", ".ci/run"]
@@ -66,6 +70,12 @@ def services() -> dict[str, dict[str, Any]]:
 
 def aforo_services() -> dict[str, dict[str, Any]]:
     return {name: service for name, service in services().items() if "build" in service}
+
+
+def valkey_users() -> dict[str, list[str]]:
+    """The users that Valkey is started with, and their rules."""
+    _, *users = " ".join(services()["valkey"]["command"]).split("--user ")
+    return {name: rules for name, *rules in map(str.split, users)}
 
 
 def instructions(name: str, dockerfile: str) -> list[str]:
@@ -193,13 +203,26 @@ def test_settings_accepts_what_a_service_is_given(name: str, monkeypatch: pytest
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value if isinstance(value, str) else str(value).lower())
     settings = Settings()
-    assert "@postgres:5432/" in settings.database_url
-    assert settings.redis_url == "redis://valkey:6379/0"
+    (password,) = {url.password for url in map(make_url, (settings.database_url, settings.redis_url))}
+    assert settings.database_url == f"postgresql+psycopg2://aforo_app:{password}@postgres:5432/aforo"
+    assert settings.redis_url == f"redis://aforo_app:{password}@valkey:6379/0"
+    assert valkey_users()["aforo_app"][:2] == ["on", f">{password}"]
     assert settings.auth == ("keys" if name == "api" else "open")
-    postgres = services()["postgres"]["environment"]
-    login = f"//{postgres['POSTGRES_USER']}:{postgres['POSTGRES_PASSWORD']}@"
-    assert login in settings.database_url
-    assert settings.database_url.endswith(f"/{postgres['POSTGRES_DB']}")
+    assert (settings.owner_url is not None) is (name == "migrate")  # nobody else knows its password
+
+
+def test_the_owner_of_both_servers_is_somebody_else() -> None:
+    postgres, environment = services()["postgres"]["environment"], aforo_services()["migrate"]["environment"]
+    user, password, database = (postgres[f"POSTGRES_{name}"] for name in ("USER", "PASSWORD", "DB"))
+    assert environment["AFORO_OWNER_URL"] == f"postgresql://{user}:{password}@postgres:5432/{database}"
+    assert valkey_users()["aforo"] == ["on", f">{password}", "~*", "&*", "+@all"]
+    assert valkey_users()["default"] == ["off"]
+    assert password not in environment["AFORO_DATABASE_URL"]
+
+
+def test_the_apps_user_of_valkey_has_the_rights_that_all_tests_run_with() -> None:
+    assert tuple(valkey_users()["aforo_app"][2:]) == valkey_app_rights(databases=1)
+    assert services()["valkey"]["environment"] == {"REDISCLI_AUTH": valkey_users()["aforo_app"][1].removeprefix(">")}
 
 
 def test_every_command_that_a_service_runs_exists() -> None:
@@ -264,7 +287,7 @@ def test_postgres_keeps_its_data_where_the_image_from_18_on_has_it() -> None:
 def test_valkey_has_a_write_on_disk_before_it_answers_and_throws_nothing_out() -> None:
     valkey = services()["valkey"]
     program, *arguments = valkey["command"]
-    options = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    options = dict(itertools.pairwise(arguments))
     assert program == "valkey-server"
     assert valkey["image"] == "valkey/valkey:9"
     assert valkey["volumes"] == ["valkey:/data"]
