@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import falcon.asgi
 
+from api.limits import count_address
 from api.requests import bearer
 from core.bootstrap import ApiServices
 from core.errors import NotAuthenticated, ScopeMissing, UnknownKey
@@ -57,9 +58,9 @@ class Access:
         req.context.caller = ANYBODY if self._open else NOBODY
 
     async def process_resource(
-        self, req: falcon.asgi.Request, _resp: falcon.asgi.Response, resource: Any, _params: dict[str, Any]
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, _params: dict[str, Any]
     ) -> None:
-        """Raises NotAuthenticated, UnknownKey, ScopeMissing; Unavailable when a key cannot be looked up."""
+        """Raises NotAuthenticated, UnknownKey, ScopeMissing, RateLimited; Unavailable when a key cannot be looked up."""
         if self._open:
             return
         needed = NEEDED.get(req.uri_template or "", {}).get(req.method)
@@ -72,9 +73,13 @@ class Access:
             raise NotAuthenticated
         if HOLDER in needed and split_token(token) is None:
             return
-        caller = await self._services.keyring.caller(token)
+        keyring = self._services.keyring
+        if keyring.must_ask(token):
+            await count_address(self._services, req, resp, resource)
+        caller = await keyring.caller(token)
         if caller is None:
-            raise UnknownKey
+            await count_address(self._services, req, resp, resource)
+            raise req.context.refused or UnknownKey
         if not caller.may(*needed):
             raise ScopeMissing(NEEDS_SCOPE, scopes=", ".join(scope for scope in needed if scope != HOLDER))
         req.context.caller = caller

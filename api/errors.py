@@ -88,6 +88,7 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     errors.InvalidFields: (422, "invalid_fields", "Some fields are missing or wrong"),
     errors.IdempotencyKeyReused: (422, "idempotency_key_reused", "Idempotency-Key used with another body"),
     InvalidIdempotencyKey: (422, "invalid_idempotency_key", "Malformed Idempotency-Key"),
+    errors.RateLimited: (429, "rate_limited", "Too many requests"),
     errors.QueueFull: (503, "queue_full", "Too many requests are waiting"),
     errors.Unavailable: (503, "unavailable", "Temporarily unavailable"),
     errors.NotMigrated: (503, "unavailable", "Temporarily unavailable"),
@@ -154,7 +155,7 @@ async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.Aforo
         more["errors"] = [{"field": field, "message": message} for field, message in exc.fields.items()]
     if status in CHALLENGES:
         resp.set_header("WWW-Authenticate", CHALLENGES[status].get(code, "Bearer"))
-    if status == 503:
+    if status in (429, 503):
         resp.set_header("Retry-After", str(getattr(exc, "retry_after_seconds", 2)))
     if status == 413:
         resp.set_header("Connection", "close")  # what is left of the body is not read

@@ -60,7 +60,7 @@ class SubmitBatch:
         ]
         asked = body_hash([(one.kind, one.session_id, draft.body_hash) for one, draft in zip(wanted, drafts, strict=True)])
         fingerprint = batch_hash(self._secret, asked)
-        name = batch_id(self._secret, client, key)
+        name = self.id_of(client, key)
         kept = await self._write_down(name, client, fingerprint, atomic, [draft.id for draft in drafts])
         if kept not in (fingerprint, ""):  # of earlier releases' batches none is kept
             raise IdempotencyKeyReused
@@ -71,6 +71,10 @@ class SubmitBatch:
                 raise answer
         receipts: list[Receipt] = answers  # type: ignore[assignment]
         return BatchReceipt(name, atomic, all(r.known for r in receipts), [r.job for r in receipts])
+
+    def id_of(self, client: str, key: str) -> str:
+        """The batch that this key names."""
+        return batch_id(self._secret, client, key)
 
     async def _check_sessions(self, wanted: Sequence[Wanted]) -> None:
         """Before anything is accepted: a batch with an unknown session is refused whole."""

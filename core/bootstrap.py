@@ -24,6 +24,7 @@ from core.forget import Forget
 from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
+from core.limits import Limiter, Turnstile
 from core.mailbox import Door, Mailbox, connect, connect_async
 from core.model import (
     CANCEL,
@@ -165,7 +166,10 @@ class ApiServices:
         self.manage_token = partial(manage_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
         self.followers = Followers(self._subscriber, self.job)
-        self._clients = (self.redis, door_client, self._subscriber)
+        limits_client = connect_async(loaded.redis_url, max_connections=1)
+        self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
+        self.waits = Turnstile(loaded.max_waits_per_key)
+        self._clients = (self.redis, door_client, self._subscriber, limits_client)
         self._loading: dict[int, asyncio.Task[bool]] = {}
         self._recording: set[asyncio.Task[None]] = set()
 
@@ -231,10 +235,10 @@ class ApiServices:
         positions = await self.in_thread(self.queries.positions, [job.reservation.id])
         return positions.get(job.reservation.id)
 
-    async def applied(self, session_id: int, seq: int) -> None:
+    async def applied(self, session_id: int, seq: int, wait: bool = True) -> None:
         """Wait until the session's command `seq` has been applied. Raises UnknownSession; NotYetApplied after a while, or at once
-        if no such command has been accepted."""
-        until = time.monotonic() + APPLIED_WAIT_SECONDS
+        if no such command has been accepted, or one may not `wait`."""
+        until = time.monotonic() + (APPLIED_WAIT_SECONDS if wait else -1.0)
         while True:
             head = await self.projections.head(session_id)
             if head is None and not await self.load_head(session_id):

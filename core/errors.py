@@ -71,6 +71,14 @@ class QueueFull(AforoError):
     retry_after_seconds = 1
 
 
+class RateLimited(AforoError):
+    """Too many requests. Try again later."""
+
+    def __init__(self, retry_after_seconds: int) -> None:
+        super().__init__()
+        self.retry_after_seconds = retry_after_seconds
+
+
 class Unavailable(AforoError):
     """A part that Aforo depends on cannot be reached. Try again shortly."""
 

@@ -130,6 +130,14 @@ class Keyring:
         self._look_up: Grouped[str, _Met] = Grouped(self._looked_up, LOOK_UP_LIMIT)
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
+    def must_ask(self, token: str) -> bool:
+        """Whether telling who holds this key would take more than this process knows."""
+        parts = split_token(token)
+        if parts is None:
+            return False
+        met = self._met.get(parts[0])
+        return met is None or time.monotonic() - met.checked_at >= STALE_SECONDS
+
     async def caller(self, token: str) -> Caller | None:
         """Who holds this key; None if it is no valid one. Raises Unavailable when that cannot be told."""
         parts = split_token(token)

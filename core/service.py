@@ -368,11 +368,13 @@ class Submit:
 
     def draft(self, kind: str, session_id: int, arguments: Arguments, client: str, idempotency_key: str | None) -> Job:
         """The job that this request will be. The same key from the same client names the same job."""
-        if idempotency_key is None:
-            job_id = new_job_id(session_id)
-        else:
-            job_id = keyed_job_id(self._secret, client, session_id, kind, idempotency_key)
+        key = idempotency_key
+        job_id = new_job_id(session_id) if key is None else self.job_id(kind, session_id, client, key)
         return draft_job(job_id, kind, session_id, client, body_hash(arguments))
+
+    def job_id(self, kind: str, session_id: int, client: str, idempotency_key: str) -> str:
+        """The job that this key names."""
+        return keyed_job_id(self._secret, client, session_id, kind, idempotency_key)
 
     async def __call__(self, draft: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
         """Accept the command; when this returns it is durable. `keyed`: its job id follows from a key, so it may be a repeat.

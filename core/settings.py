@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import ipaddress
+import math
+import re
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.errors import SettingsConflict
 from core.keys import split_token
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/([smh])(?: burst ([1-9][0-9]{0,8}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many requests in a period, and so many at once after a rest."""
+
+    count: int
+    period_seconds: int
+    burst: int
+
+    @staticmethod
+    def parse(text: str | None) -> Rate | None:
+        """From `100/s`, `600/m` or `100/s burst 200` (without a burst it is the count); None from nothing. Raises ValueError."""
+        if not text or not text.strip():
+            return None
+        match = _RATE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError("must look like 100/s, 600/m or 100/s burst 200")
+        return Rate(int(match[1]), PERIOD_SECONDS[match[2]], int(match[3] or match[1]))
+
+    @property
+    def unit_us(self) -> float:
+        """Microseconds until one more may come."""
+        return self.period_seconds * 1e6 / self.count
+
+    @property
+    def window_seconds(self) -> int:
+        """How long an empty bucket takes to be full."""
+        return max(1, math.ceil(self.burst * self.unit_us / 1e6))
+
+
+MaybeRate = Annotated[Rate | None, NoDecode, BeforeValidator(Rate.parse)]
 
 
 class Settings(BaseSettings):
@@ -35,6 +73,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port the API listens on")
     api_processes: int = Field(2, ge=1, le=64, description="gunicorn worker processes")
     worker_processes: int = Field(2, ge=1, le=64, description="Celery worker processes on this machine")
+    rate_per_key: MaybeRate = Field(None, description="requests of one API key: 100/s, 600/m burst 1000; unset: any")
+    rate_per_address: MaybeRate = Field(None, description="requests from one address, in the same words")
+    max_waits_per_key: int = Field(1000, ge=0, description="requests of one key that may wait in one API process at once")
     trusted_proxies: str = Field("", description="addresses and networks whose X-Forwarded-For is believed, by commas")
     max_connections: int = Field(10_000, ge=1, description="connections of one API process; more get 503")
     max_connections_per_address: int = Field(2000, ge=0, description="of them from one address, proxies apart; 0: any")

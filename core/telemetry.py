@@ -66,6 +66,8 @@ class Tally:
 REQUESTS = Tally(Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"]))
 ACCEPTED = Tally(Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"]))
 REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
+RATE_LIMITED = Counter("aforo_rate_limited_total", "Requests refused because their key or address had sent too many.")
+WAITS_NOT_HONOURED = Counter("aforo_waits_not_honoured_total", "Requests answered at once: their caller had too many waiting.")
 CONNECTIONS_ENDED = Counter("aforo_connections_ended_total", "Connections ended by a limit, by which.", ["why"])
 ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
 APPLIED = Counter("aforo_applied_total", "Commands applied.", ["kind", "outcome"])

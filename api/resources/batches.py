@@ -9,9 +9,10 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
-from api.errors import MissingIdempotencyKey
+from api.errors import InvalidIdempotencyKey, MissingIdempotencyKey
+from api.limits import count_commands, patience
 from api.messages import language
-from api.requests import batch_id, idempotency_key, preferred_wait
+from api.requests import batch_id, idempotency_key
 from api.resources.commands import RETRY_AFTER_SECONDS
 from api.schemas import BATCH_BYTES, BatchBody, batch_commands, job_answer, read_body, when
 from core import telemetry
@@ -31,10 +32,11 @@ class Batches:
 
     async def answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, view: BatchView) -> None:
         """Render a batch with its jobs as they are; wait for the last outcome first, if that is preferred."""
-        services, wait_seconds = self._services, preferred_wait(req)
+        services = self._services
         jobs = await services.jobs(view.job_ids)
-        if wait_seconds:
-            jobs = await self._waited(jobs, wait_seconds)
+        with patience(services, req) as wait_seconds:
+            if wait_seconds:
+                jobs = await self._waited(jobs, wait_seconds)
         done = all(job is not None and job.outcome is not None for job in jobs)
         if wait_seconds and done:
             resp.set_header("Preference-Applied", f"wait={wait_seconds}")
@@ -72,6 +74,17 @@ class Batches:
 class BatchCollection(Batches):
     """POST /api/batches/"""
 
+    async def is_replay(self, req: falcon.asgi.Request) -> bool:
+        """Whether it repeats a batch all of whose jobs are known: see api/limits.py."""
+        services = self._services
+        try:
+            key = idempotency_key(req)
+        except InvalidIdempotencyKey:
+            return False
+        name = key and services.submit_batch.id_of(req.context.caller.client, key)
+        view = await services.in_thread(services.queries.batch, name) if name else None
+        return view is not None and None not in await services.jobs(view.job_ids)
+
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Accept all commands of a batch, or none of them."""
         services = self._services
@@ -81,6 +94,7 @@ class BatchCollection(Batches):
         body = await read_body(req, BatchBody, BATCH_BYTES)
         caller = req.context.caller
         wanted = batch_commands(body, caller.may(MANAGE))
+        await count_commands(services, req, resp, self, len(wanted))
         if body.atomic:
             people = tuple([one.arguments for one in wanted])
             wanted = [Wanted(GROUP, wanted[0].session_id, GroupArguments(people))]  # type: ignore[arg-type]

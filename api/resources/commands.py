@@ -9,6 +9,7 @@ import falcon.asgi
 import msgspec
 
 from api.errors import refusal
+from api.limits import patience
 from api.messages import language
 from api.requests import idempotency_key, preferred_wait, session_id
 from api.schemas import (
@@ -67,10 +68,10 @@ class Commands:
         draft = services.submit.draft(kind, session, arguments, client or req.context.caller.client, idempotency_key(req))
         wait_seconds = preferred_wait(req)
         if wait_seconds:
-            with services.followers.waiter(draft.id) as waiter:
+            with patience(services, req) as wait_seconds, services.followers.waiter(draft.id) as waiter:
                 receipt = await self._accepted(req, draft, arguments)
                 job = receipt.job
-                if job.outcome is None:
+                if wait_seconds and job.outcome is None:
                     job = await waiter.outcome(wait_seconds) or job
         else:
             receipt = await self._accepted(req, draft, arguments)
@@ -87,6 +88,16 @@ class Commands:
             resp.status = 202
             resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
             resp.data = msgspec.json.encode(self._queued(receipt, arguments, language(req)))
+
+    async def knows(self, req: falcon.asgi.Request, kind: str, session: str, client: str | None = None) -> bool:
+        """Whether this request repeats a job that is known: Redis knows it, or else the ledger."""
+        services = self._services
+        try:
+            wanted, key = session_id(session), idempotency_key(req)
+        except AforoError:
+            return False
+        job = key and services.submit.job_id(kind, wanted, client or req.context.caller.client, key)
+        return bool(job) and await services.job(job) is not None
 
     async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments) -> Receipt:
         try:
@@ -125,6 +136,10 @@ class Commands:
 class Reserve(Commands):
     """POST /api/sessions/{session}/reserve/"""
 
+    async def is_replay(self, req: falcon.asgi.Request, session: str) -> bool:
+        """Whether it repeats a known job: see api/limits.py."""
+        return await self.knows(req, RESERVE, session)
+
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Reserve places."""
         arguments = reserve_arguments(await read_body(req, ReserveBody))
@@ -133,6 +148,10 @@ class Reserve(Commands):
 
 class Cancel(Commands):
     """POST /api/sessions/{session}/cancel/"""
+
+    async def is_replay(self, req: falcon.asgi.Request, session: str) -> bool:
+        """Whether it repeats a known job."""
+        return await self.knows(req, CANCEL, session)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Give places back."""
@@ -146,6 +165,10 @@ class Turn(Commands):
     def __init__(self, services: ApiServices, kind: str) -> None:
         super().__init__(services)
         self._kind = kind
+
+    async def is_replay(self, req: falcon.asgi.Request, session: str) -> bool:
+        """Whether it repeats a known job."""
+        return await self.knows(req, self._kind, session)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Close, reopen or cancel a session."""

@@ -7,8 +7,9 @@ import hmac
 import falcon.asgi
 import msgspec
 
+from api.limits import patience
 from api.messages import language
-from api.requests import bearer, job_id, preferred_wait
+from api.requests import bearer, job_id
 from api.schemas import job_answer
 from core.bootstrap import ApiServices
 from core.errors import UnknownJob
@@ -25,8 +26,7 @@ class JobItem:
         """The job; with `Prefer: wait=N`, its outcome if that comes in time."""
         services = self._services
         name = req.context.job_id = job_id(job)
-        wait_seconds = preferred_wait(req)
-        with services.followers.waiter(name) as waiter:
+        with patience(services, req) as wait_seconds, services.followers.waiter(name) as waiter:
             found = await services.job(name)
             if found is None or not self._may_see(req, found):
                 raise UnknownJob

@@ -12,7 +12,7 @@ from api.errors import MissingToken
 from api.requests import bearer, reservation_id
 from api.resources.commands import Commands
 from api.schemas import own_reservation_answer
-from core.errors import UnknownReservation
+from core.errors import AforoError, UnknownReservation
 from core.model import CANCEL, CANCELLED, CONFIRMED, CancelArguments, holder
 from core.queries import OwnReservation
 
@@ -46,6 +46,16 @@ class ReservationItem(OwnReservations):
         own = await self.own(req, reservation)
         resp.set_header("Cache-Control", "private, no-store")
         resp.data = msgspec.json.encode(own_reservation_answer(own, self._services.manage_token(own.reservation.id)))
+
+    async def is_replay(self, req: falcon.asgi.Request, reservation: str) -> bool:
+        """Whether it repeats a known job."""
+        if req.method != "DELETE":
+            return False
+        try:
+            own = (await self.own(req, reservation)).reservation
+        except AforoError:
+            return False
+        return await self.knows(req, CANCEL, str(own.session), holder(own.id))
 
     async def on_delete(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, reservation: str) -> None:
         """Give it back: a cancel of this very reservation, queued like any other."""

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import falcon.asgi
 import msgspec
 
+from api.limits import waits_as
 from api.requests import (
     choice,
     cursor,
@@ -49,7 +50,8 @@ class Sessions(Commands):
         """With `min_seq`, wait until that command's effect can be seen. Raises NotYetApplied, UnknownSession."""
         seq = least_seq(req)
         if seq is not None:
-            await self._services.applied(session, seq)
+            with self._services.waits.place(waits_as(req)) as free:
+                await self._services.applied(session, seq, wait=free)
 
     async def head(self, session: int) -> Head | None:
         """A session's counts in Redis, rebuilt from Postgres when they are missing."""
@@ -115,6 +117,10 @@ class SessionItem(Sessions):
         name = session_id(session)
         await self.wait_for(req, name)
         send_unless_known(req, resp, await self.detail(req, name))
+
+    async def is_replay(self, req: falcon.asgi.Request, session: str) -> bool:
+        """Whether it repeats a known job."""
+        return req.method == "PATCH" and await self.knows(req, CONFIGURE, session)
 
     async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """Change what only describes a session, at once; or its settings, as a command."""

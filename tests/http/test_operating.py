@@ -45,7 +45,7 @@ def test_alive_and_ready(api: Api) -> None:
 @pytest.fixture
 def fragile(own_servers: Servers, stacks: Callable[..., Stack]) -> Iterator[tuple[Servers, Stack, Api]]:
     """A stack on servers of its own."""
-    stack = stacks(on=own_servers)
+    stack = stacks(on=own_servers, rate_per_address="1000/s")
     with Api(stack.url) as api:
         yield own_servers, stack, api
 
@@ -93,8 +93,11 @@ def test_valkey_down_is_told_and_what_was_accepted_survives(fragile: tuple[Serve
     assert "redis" in failing(api)
     answer = api.reserve(session, wait=None)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    read = api.get(f"/api/sessions/{session}/reservations/")
+    assert (read.status_code, "RateLimit" in read.headers) == (200, False)  # it needs no Redis, and nobody is counted
     servers.valkey.start()
     until(lambda: failing(api) == {}, 15, "ready again")
+    assert "RateLimit" in api.get(f"/api/sessions/{session}/").headers
     assert api.job(accepted["id"], Prefer="wait=20")["outcome"] == "confirmed"
     assert api.reserve(session).status_code == 201
     assert verify.run(stack.database_url, stack.redis_url).differences == []

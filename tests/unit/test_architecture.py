@@ -29,6 +29,7 @@ REDIS_ROOMS = {
     "core/mailbox.py",
     "core/projections.py",
     "core/follow.py",
+    "core/limits.py",
     "core/scrub.py",
     "api/resources/health.py",
     "ops/localstack.py",

@@ -61,7 +61,7 @@ def locked(text: str) -> dict[str, Locked]:
 
 def interpolated(value: str) -> str:
     """What compose makes of a string when the shell sets none of its variables."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value).replace("$$", "$")
+    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", value).replace("$$", "$")
 
 
 def services() -> dict[str, dict[str, Any]]:
