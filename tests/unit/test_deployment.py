@@ -204,7 +204,7 @@ def test_settings_accepts_what_a_service_is_given(name: str, monkeypatch: pytest
         monkeypatch.setenv(variable, value if isinstance(value, str) else str(value).lower())
     settings = Settings()
     (password,) = {url.password for url in map(make_url, (settings.database_url, settings.redis_url))}
-    assert settings.database_url == f"postgresql+psycopg2://aforo_app:{password}@postgres:5432/aforo"
+    assert settings.database_url == f"postgresql://aforo_app:{password}@postgres:5432/aforo"
     assert settings.redis_url == f"redis://aforo_app:{password}@valkey:6379/0"
     assert valkey_users()["aforo_app"][:2] == ["on", f">{password}"]
     assert settings.auth == ("keys" if name == "api" else "open")
