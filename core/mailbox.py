@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.retry import Retry
 
+from core.connections import with_translated_errors
 from core.crashpoints import reach
 from core.errors import QueueFull, Unavailable, UnknownSession
 from core.grouping import Grouped
@@ -63,7 +64,7 @@ def connect_async(url: str, max_connections: int = 4) -> redis.asyncio.Redis:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_SECONDS, retry=retry, **_CLIENT_OPTIONS
     )
-    return redis.asyncio.Redis(connection_pool=pool)
+    return redis.asyncio.Redis(connection_pool=with_translated_errors(pool))
 
 
 def announce_revoked(url: str, key_id: str) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import pytest
+import redis
+import uvloop
 
 from core.errors import Unavailable
+from core.mailbox import connect_async
 from tests.support.driving import Driver
-from tests.support.stack import Servers
+from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until
 
 
@@ -48,3 +54,19 @@ def test_every_accepted_command_survives_valkey_being_killed(own_servers: Server
         driver.check(receipts)
         assert [receipt.job.seq for receipt in receipts] == list(range(1, 251))
         assert driver.counts(session) == (250, 250)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_closes_just_before_a_write_is_a_lost_one(deployment: Deployment, run: Callable[..., None]) -> None:
+    async def write_to_what_was_just_closed() -> None:
+        client = connect_async(deployment.redis_url, max_connections=1)
+        pool = client.connection_pool
+        connection = await pool.get_connection()
+        await pool.release(connection)
+        connection._writer.transport.abort()  # what a server that ends leads to, before the loop has heard of it
+        with pytest.raises(redis.ConnectionError):
+            await client.ping()
+        assert await client.ping()
+        await client.aclose()
+
+    run(write_to_what_was_just_closed())

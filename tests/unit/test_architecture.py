@@ -26,6 +26,7 @@ SQL_ROOMS = {
     "ops/localstack.py",
 }
 REDIS_ROOMS = {
+    "core/connections.py",
     "core/mailbox.py",
     "core/projections.py",
     "core/follow.py",
