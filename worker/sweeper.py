@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 TOO_OLD_MS = 500
-RETRY_SECONDS = 1.0
+RETRY_SECONDS = 0.25
 TIDY_ROWS = 2000  # of a cancelled session at a time: the other sessions' rows are needed too
 
 

@@ -30,6 +30,7 @@ from tests.support.stack import Servers
 DRAIN_SECONDS = 60.0
 BUSY = 3.0
 Thing = TypeVar("Thing")
+UNHANDLED = '"unhandled_exception"'  # in the API's log
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,9 @@ class Run:
         result.double += counts[checker.DOUBLE]
         result.overbooked += counts[checker.OVERBOOKED]
         result.out_of_order += counts[checker.OUT_OF_ORDER]
+        for line in stage.log("api").splitlines():
+            if counts[checker.UNEXPECTED] and UNHANDLED in line:
+                self.note(line)
         return findings, found
 
     def check(self, stage: Stage, *histories: History, expected_statuses: Collection[int] = ()) -> Books:
