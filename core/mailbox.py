@@ -239,7 +239,7 @@ class _Knock:
     session_id: int
     record: bytes
     command: bytes
-    keyed: int
+    keyed: bool
 
 
 class MaybeForgotten(Exception):
@@ -287,7 +287,7 @@ class Door:
         record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
         partition = partition_of_job(job.id, self._partitions)
-        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, int(keyed)))
+        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, keyed))
 
     async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
         groups: dict[int, list[int]] = defaultdict(list)
@@ -335,10 +335,11 @@ class Door:
             self._sha = await self._client.script_load(self._source)
         pipeline = self._client.pipeline(transaction=False)
         for partition, indexes in groups.items():
-            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS]
+            keyed = "".join(["1" if knocks[index].keyed else "0" for index in indexes])
+            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, keyed]
             for index in indexes:
                 knock = knocks[index]
-                arguments += (knock.job_id, knock.session_id, knock.record, knock.command, knock.keyed)
+                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
             pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
         replies = await pipeline.execute(raise_on_error=False)
         if any(isinstance(reply, NoScriptError) for reply in replies):

@@ -20,8 +20,8 @@
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
--- then for each command: job id, session id, the job record up to its seq, the command, 1 if its job id
--- follows from a key (it may be a repeat of a job that only the ledger knows).
+-- a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the ledger knows),
+-- then for each: job id, session id, the job record up to its seq, the command.
 -- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...},
 -- the process's total before, accepted}; tags:
 -- A accepted (the record), K known already (the record), L look into the ledger first, F full, H head unknown,
@@ -48,7 +48,7 @@ local function head_of(session)
   local head = heads[session]
   if head == nil then
     local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's', 'f')
-    head = found[1] and { q = tonumber(found[1]), accepted = 0, forgot = found[8] and tonumber(found[8]) } or false
+    head = found[1] and { q = tonumber(found[1]), accepted = 0, forgot = found[8] } or false
     heads[session] = head
     if head then
       found[1], found[8] = session, nil
@@ -58,12 +58,16 @@ local function head_of(session)
   return head
 end
 
-local function accept(job, session, record, command, keyed)
+local function is_keyed(number)
+  return string.sub(ARGV[5], number, number) == '1'
+end
+
+local function accept(job, session, record, command)
   local key = prefix .. 'job:' .. job
   local known = redis.call('GET', key)
   local head = head_of(session)
   if known then return { 'K', known } end
-  if keyed == '1' and head and head.forgot and head.forgot > now_ms() then return { 'L', '' } end
+  if head and head.forgot and is_keyed(#answers + 1) and tonumber(head.forgot) > now_ms() then return { 'L', '' } end
   if depth >= limit then return { 'F', '' } end
   if not head then return { 'H', '' } end
   local seq = head.q + 1
@@ -80,8 +84,8 @@ local function accept(job, session, record, command, keyed)
   return { 'A', record }
 end
 
-for i = 5, #ARGV, 5 do
-  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
+for i = 6, #ARGV, 4 do
+  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 
 local rung = 0

@@ -56,7 +56,7 @@ def main() -> int:
             result = carry_out(found, asked.seed, asked.scale, asked.minutes, shared)
             results.append(result)
             outcome = "skipped" if result.skipped else "passed" if result.ok else "FAILED"
-            print(f" {outcome} after {result.seconds:.0f} s", flush=True)
+            print(f" {outcome} after {result.seconds:.0f} s", *report.details(result), sep="\n    ", flush=True)
     print(f"\n{report.table(results)}\n\nseed {asked.seed}, {time.monotonic() - started:.0f} s")
     if not asked.case and asked.scale >= 1:
         DOCUMENT.parent.mkdir(exist_ok=True)
