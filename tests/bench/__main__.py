@@ -78,7 +78,7 @@ def measure(bench: Bench) -> None:
     for number in range(size.rounds):
         throughput.one_round(bench, number)
     if ZIPF not in size.kinds:
-        throughput.aforo_alone(bench, ZIPF)
+        throughput.aforo(bench, ZIPF)
     _say(" parts")
     for _ in range(size.part_rounds):
         for processes in size.workers:
@@ -89,7 +89,7 @@ def measure(bench: Bench) -> None:
     aforo.work_with(aforo.settings.worker_processes)
     for _ in range(size.part_rounds):
         parts.apply_batches(bench)
-        throughput.aforo_alone(bench, MANY)
+        throughput.aforo(bench, MANY)
     few, full = parts.prepare_reading(bench)
     for _ in range(size.part_rounds):
         parts.read(bench, few, full)

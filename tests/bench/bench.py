@@ -28,7 +28,7 @@ class Size:
 
 
 FULL = Size("full", 3, 5, 2, 4, 8, 8, (HOT, MANY, ZIPF), {HOT: (10, 50, 80, 300), MANY: (10, 50, 80, 300)}, (1, 2, 4))
-QUICK = Size("quick", 1, 2, 1, 1, 3, 3, (HOT, MANY), {MANY: (50, 300)}, (1, 2))
+QUICK = Size("quick", 1, 2, 1, 2, 3, 3, (HOT, MANY), {MANY: (50, 300)}, (1, 2))
 
 
 @dataclass(slots=True)

@@ -36,16 +36,15 @@ def idle(bench: Bench) -> None:
     if not PROC.exists():
         return
     time.sleep(REST_SECONDS)
-    roots = bench.stage.roots()
-    started, before = time.monotonic(), {name: cpu_seconds(root) for name, root in roots.items()}
+    started, before = time.monotonic(), processor_seconds(bench)
     time.sleep(bench.size.idle_seconds)
-    seconds = time.monotonic() - started
-    total = 0.0
-    for name, root in roots.items():
-        share = (cpu_seconds(root) - before[name]) / seconds
-        total += share
-        bench.book.add(f"idle {name}", share)
-    bench.note("idle", total * 100, "% of a core")
+    used = sum(after - before[name] for name, after in processor_seconds(bench).items())
+    bench.note("idle", 100 * used / (time.monotonic() - started), "% of a core")
+
+
+def processor_seconds(bench: Bench) -> dict[str, float]:
+    """Processor time that each kind of process has taken so far; none where it cannot be told."""
+    return {name: cpu_seconds(root) for name, root in bench.stage.roots().items()} if PROC.exists() else {}
 
 
 def cpu_seconds(root: int) -> float:

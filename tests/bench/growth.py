@@ -45,6 +45,7 @@ def run(bench: Bench, most: int) -> None:
         bench.say(f" {reservations:,} reservations in {sessions:,} sessions, filled in {filled:.0f} s")
         found = Growth(reservations, sessions, [], [], {name: [] for name in READS}, {name: [] for name in READS}, filled, 0)
         for number in range(ROUNDS):
+            small.forget()
             small.books.emptied()
             beside: list[Block] = []
             _grow(small, beside, *SMALL)
@@ -98,8 +99,7 @@ def _chosen(blocks: Sequence[Block], seed: int) -> list[int]:
 
 def _apply(bench: Bench, aforo: Aforo, touched: list[int], label: str) -> float:
     """What waits, applied, a second."""
-    for session in touched:
-        aforo.know(Block(session, 1))
+    aforo.know(*(Block(session, 1) for session in set(touched)))
     bench.stage.settle()
     with aforo.halted("sweeper"):
         with aforo.halted("worker"):

@@ -7,7 +7,7 @@ import time
 
 from tests.bench.bench import Bench
 from tests.bench.data import Block
-from tests.bench.throughput import CONNECTIONS, applied_rate
+from tests.bench.throughput import CONNECTIONS, applied
 from tests.bench.workload import MANY, SESSIONS, Requests, batches, order_of, reading, reserving
 
 BATCH_COMMANDS = 200
@@ -65,8 +65,8 @@ def accept_batches(bench: Bench) -> None:
 def apply_batches(bench: Bench) -> None:
     """Many commands a request, accepted and applied."""
     block, requests = _batches(bench)
-    rate, _ = applied_rate(bench, bench.stage.aforo, block, requests, bench.size.part_seconds, BATCH_CONNECTIONS)
-    bench.note("batch applied", rate)
+    found = applied(bench, bench.stage.aforo, block, requests, bench.size.part_seconds, BATCH_CONNECTIONS)
+    bench.note("batch applied", found.rate)
 
 
 def _batches(bench: Bench) -> tuple[Block, Requests]:
@@ -78,13 +78,13 @@ def _batches(bench: Bench) -> tuple[Block, Requests]:
 def prepare_reading(bench: Bench) -> tuple[Block, Block]:
     """Sessions to read: many with a few reservations, some with as many as are shown inline."""
     aforo = bench.stage.aforo
+    aforo.forget()
     aforo.books.emptied()
     few, full = aforo.books.sessions(LISTED_SESSIONS), aforo.books.sessions(FULL_SESSIONS)
     aforo.books.fill(few, LISTED_SESSIONS * FEW_RESERVATIONS)
     aforo.books.fill(full, FULL_SESSIONS * FULL_RESERVATIONS)
     aforo.books.rows("VACUUM ANALYZE sessions, reservations, jobs")
-    for block in (few, full):
-        aforo.know(block)
+    aforo.know(few, full)
     bench.stage.settle()
     return few, full
 

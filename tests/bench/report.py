@@ -51,6 +51,7 @@ PARTS = (
     ("overload hot", "applied at 3 times capacity, one hot session"),
     ("overload many", "applied at 3 times capacity, 1,000 sessions"),
 )
+ROOTS = ("API", "worker", "sweeper", "Postgres", "Valkey")
 SIZES = (
     ("bytes queued", "Redis per queued command", "bytes"),
     ("bytes finished", "Redis per finished job", "bytes"),
@@ -71,7 +72,7 @@ class Table:
 
 def tables(book: Book) -> list[Table]:
     """All that this run has."""
-    makers = (_targets, _throughput, _latencies, _parts, _sizes, _memory, _growth)
+    makers = (_targets, _throughput, _latencies, _parts, _processor, _sizes, _memory, _growth)
     return [table for table in (make(book) for make in makers) if table.rows]
 
 
@@ -130,6 +131,18 @@ def _parts(book: Book) -> Table:
             to = f"{SETWISE} {name.split()[-1]}" if name.startswith("apply") else FLOOR
             rows.append((words, _shown(found), f"{_ratio(book.ratio(name, to))} of {to[0]}"))
     return Table("Parts by themselves, a second", ("", "", ""), rows)
+
+
+def _processor(book: Book) -> Table:
+    rows = []
+    for name in ROOTS:
+        found = [book.of(f"cpu {name} {kind}") for kind in KINDS]
+        if any(found):
+            rows.append((name, *(_shown(one) for one in found)))
+    below = ["With the machine's cores it says what can be had at most; unlike rates, it hardly depends on what else runs."]
+    return Table(
+        "Processor time for each command, accepted and applied, in µs", ("", *(TITLES[kind] for kind in KINDS)), rows, below
+    )
 
 
 def _sizes(book: Book) -> Table:

@@ -6,6 +6,8 @@ Each has a database of its own, made from the same migrated template. What is no
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
 import time
@@ -17,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.mailbox import IDLE_HEAD_SECONDS, head_fields, key, script
+from core.mailbox import connect_async, key
 from core.model import Session, partition_of_session
+from core.projections import Projections
 from core.settings import Settings
 from ops import localstack
 from ops.supervisor import Program
@@ -36,6 +39,7 @@ TASK_PROCESSES = 4
 START_SECONDS = 60.0
 DRAINED_SECONDS = 60.0
 POLL_SECONDS = 0.005
+HEADS_AT_ONCE = 128
 LOG_BYTES = 64 * 2**20
 
 POSTGRES_SHOWN = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_sync_method", "shared_buffers",
@@ -90,6 +94,7 @@ class Aforo:
         self.books = Books(deployment)
         self.redis = deployment.redis()
         self._folder, self._name = folder, name
+        self._known: list[Block] = []
         self._metrics = folder / f"metrics-{name}"
         self._metrics.mkdir()
         port = localstack.free_port()
@@ -143,21 +148,36 @@ class Aforo:
 
     def new_sessions(self, count: int) -> Block:
         """Empty tables but for so many new sessions, whose heads Redis has, as after the first request to each."""
+        self.forget()
         self.books.emptied()
         block = self.books.sessions(count)
         self.know(block)
         return block
 
-    def know(self, block: Block) -> None:
-        """Put the heads of these sessions into Redis."""
-        put_head = self.redis.register_script(script("head"))
+    def know(self, *blocks: Block) -> None:
+        """Put the heads of these sessions into Redis, as if it had seen all that they have."""
+        self._known += blocks
+        heads = [head for block in blocks for head in self.books.heads(block)]
+        asyncio.run(self._put_heads(heads))
+
+    def forget(self) -> None:
+        """Take the heads of sessions of before out of Redis, where they would expire while something else is measured."""
         pipeline = self.redis.pipeline(transaction=False)
-        for session_id, capacity, reserved, last_seq, version in self.books.heads(block):
-            session = Session(session_id, capacity, reserved, last_seq=last_seq, version=version)
-            partition = partition_of_session(session_id, self.settings.partitions)
-            arguments = [session_id, *head_fields(session), IDLE_HEAD_SECONDS, int(time.time() * 1000)]
-            put_head(keys=[key(partition, "mailbox")], args=arguments, client=pipeline)
+        for block in self._known:
+            for session_id in range(block.first, block.last + 1):
+                pipeline.delete(key(partition_of_session(session_id, self.settings.partitions), f"s:{session_id}"))
         pipeline.execute()
+        self._known.clear()
+
+    async def _put_heads(self, heads: list[tuple[Any, ...]]) -> None:
+        client = connect_async(self.deployment.redis_url, max_connections=HEADS_AT_ONCE)
+        projections = Projections(client, self.settings.partitions, self.settings.job_ttl_seconds)
+        sessions = (Session(head[0], head[1], reserved=head[2], last_seq=head[3], version=head[4]) for head in heads)
+        try:
+            while some := list(itertools.islice(sessions, HEADS_AT_ONCE)):
+                await asyncio.gather(*(projections.put_head(session, 0) for session in some))
+        finally:
+            await client.aclose()
 
     def applied(self, block: Block) -> int:
         """Commands of these sessions in the ledger."""

@@ -5,10 +5,12 @@ Counted is what stands in the ledger, over the time from the first request until
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from tests.bench.bench import Bench
 from tests.bench.data import Block, Books
+from tests.bench.footprint import processor_seconds
 from tests.bench.peers.database import pgbench, setwise
 from tests.bench.stage import BenchFailed
 from tests.bench.workload import HOT, MANY, SESSIONS, TITLES, Requests, order_of, reserving
@@ -39,14 +41,25 @@ class Http(Protocol):
     def drained(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """How many commands the ledger holds, how many a second that makes, and how many a second were accepted while they came."""
+
+    count: int
+    rate: float
+    accepted: float
+
+
 def one_round(bench: Bench, number: int) -> None:
     """Everybody once, one after the other, so that a noisy machine meets all alike."""
     stage = bench.stage
     for kind in bench.size.kinds:
         bench.say(f" round {number + 1}, {TITLES[kind]}")
-        bench.note(f"{AFORO} {kind}", over_http(bench, stage.aforo, kind))
-        bench.note(f"{QUEUED} {kind}", over_http(bench, stage.queued, kind, _seconds_for_tasks(bench, kind), f"{QUEUED} taken"))
-        bench.note(f"{DIRECT} {kind}", over_http(bench, stage.direct, kind))
+        aforo(bench, kind)
+        tasks = over_http(bench, stage.queued, kind, _seconds_for_tasks(bench, kind))
+        bench.book.add(f"{QUEUED} accepted {kind}", tasks.accepted)
+        bench.note(f"{QUEUED} {kind}", tasks.rate)
+        bench.note(f"{DIRECT} {kind}", over_http(bench, stage.direct, kind).rate)
         for name in (LOCKS, LOCKS_AT_ONCE):
             block = _emptied(bench, stage.locks, kind)
             rate = pgbench(stage.locks_url, block, kind, bench.size.seconds, stage.folder, at_once=name == LOCKS_AT_ONCE)
@@ -65,9 +78,18 @@ def warm(bench: Bench) -> None:
         who.drained()
 
 
-def aforo_alone(bench: Bench, kind: str) -> None:
-    """Aforo over sessions that its peers are not measured with."""
-    bench.note(f"{AFORO} {kind}", over_http(bench, bench.stage.aforo, kind))
+def aforo(bench: Bench, kind: str) -> None:
+    """Aforo, and the processor time that each of its parts takes for a command."""
+    stage = bench.stage
+    block = stage.aforo.new_sessions(SESSIONS[kind])
+    stage.settle()
+    requests = reserving(order_of(kind, block.first, block.count, bench.seed))
+    before = processor_seconds(bench)
+    found = applied(bench, stage.aforo, block, requests, bench.size.seconds, CONNECTIONS)
+    for name, after in processor_seconds(bench).items():
+        bench.book.add(f"cpu {name} {kind}", 1e6 * (after - before[name]) / found.count)
+    bench.book.add(f"{AFORO} accepted {kind}", found.accepted)
+    bench.note(f"{AFORO} {kind}", found.rate)
 
 
 def floors(bench: Bench) -> None:
@@ -77,33 +99,25 @@ def floors(bench: Bench) -> None:
         bench.note(name, bench.load.closed(bench.stage.floors[floor].url, requests, bench.size.part_seconds, CONNECTIONS).rate)
 
 
-def over_http(bench: Bench, who: Http, kind: str, seconds: float | None = None, taken: str | None = None) -> float:
-    """Reservations a second, accepted and applied. `taken`: the name under which to keep how many a second were accepted."""
+def over_http(bench: Bench, who: Http, kind: str, seconds: float | None = None) -> Applied:
+    """Reservations, accepted and applied."""
     block = who.new_sessions(SESSIONS[kind])
     bench.stage.settle()
     requests = reserving(order_of(kind, block.first, block.count, bench.seed))
-    rate, accepted = applied_rate(bench, who, block, requests, seconds or bench.size.seconds, CONNECTIONS)
-    if taken:
-        bench.book.add(taken, accepted)
-    return rate
+    return applied(bench, who, block, requests, seconds or bench.size.seconds, CONNECTIONS)
 
 
-def applied_rate(
-    bench: Bench, who: Http, block: Block, requests: Requests, seconds: float, connections: int
-) -> tuple[float, float]:
-    """Commands a second in the ledger until nothing waits, and commands accepted a second while they were sent.
-
-    Raises BenchFailed if the ledger does not hold what was accepted.
-    """
+def applied(bench: Bench, who: Http, block: Block, requests: Requests, seconds: float, connections: int) -> Applied:
+    """Send for so long, and wait until nothing waits. Raises BenchFailed if the ledger does not hold what was accepted."""
     sent = bench.load.closed(who.url, requests, seconds, connections)
     ended = who.drained()
-    applied = who.applied(block)
+    count = who.applied(block)
     good = (sent.answered - sent.refused) * requests.commands
-    if not good <= applied <= good + connections * requests.commands:
-        raise BenchFailed(f"{good} were accepted with {connections} under way at the end, and {applied} are in the ledger")
+    if not good <= count <= good + connections * requests.commands:
+        raise BenchFailed(f"{good} were accepted with {connections} under way at the end, and {count} are in the ledger")
     if not who.books.is_sound(block):
         raise BenchFailed("counters and reservations disagree")
-    return applied / (ended - sent.started), good / sent.seconds
+    return Applied(count, count / (ended - sent.started), good / sent.seconds)
 
 
 def _emptied(bench: Bench, books: Books, kind: str) -> Block:
@@ -115,7 +129,7 @@ def _emptied(bench: Bench, books: Books, kind: str) -> Block:
 
 def _seconds_for_tasks(bench: Bench, kind: str) -> float:
     """Its endpoint takes several times what its worker does: so long that sending and working off take as long as for others."""
-    done, taken = bench.book.of(f"{QUEUED} {kind}"), bench.book.of(f"{QUEUED} taken")
+    done, taken = bench.book.of(f"{QUEUED} {kind}"), bench.book.of(f"{QUEUED} accepted {kind}")
     if done is None or taken is None:
         return 1.0
     return max(1.0, bench.size.seconds * done.median / taken.median)
