@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -137,11 +138,16 @@ def test_the_whole_life_of_a_stack(folder: Path) -> None:
     answer = up.client().post(f"/api/sessions/{first}/cancel/", {"email": "ana@example.org"}, Prefer="wait=20")
     assert answer.body["outcome"] == "cancelled"
 
-    # kill -9 of `up` itself leaves the others behind; the next one ends them and goes on with the same data.
-    pids = up.stack["pids"]
+    # kill -9 of `up` itself leaves the others behind; the next one ends them and goes on with the same data. So it does with
+    # what a release left behind that knew no role but the owner's.
+    pids, owner_url = up.stack["pids"], up.stack["owner_url"]
     os.kill(up.process.pid, signal.SIGKILL)
     up.process.wait(10)
     assert alive(pids["postgres"])
+    with psycopg2.connect(owner_url) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP OWNED BY aforo_app; DROP ROLE aforo_app")
+    connection.close()
+    (folder / "password.app").unlink()
     up.start()
     assert any("5 processes" in line for line in up.lines)
     assert not any(alive(pid) for name, pid in pids.items() if name != "up")
