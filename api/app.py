@@ -9,6 +9,7 @@ import falcon.asgi
 
 from api import errors
 from api.access import Access
+from api.browsers import Cors
 from api.limits import Limit
 from api.middleware import Observe
 from api.resources import commands, docs
@@ -28,7 +29,10 @@ BOOT_RETRY_SECONDS = 0.5
 
 def create_app(services: ApiServices) -> falcon.asgi.App:
     """The ASGI application on the given services. Does no I/O but reading its own static files."""
-    app = falcon.asgi.App(media_type="application/json", middleware=[Observe(services), Access(services), Limit(services)])
+    middleware = [Observe(services), Access(services), Limit(services)]
+    if services.settings.cors_origins:
+        middleware.insert(0, Cors(services.settings.cors_origins))
+    app = falcon.asgi.App(media_type="application/json", middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
     app.add_route("/api/sessions", SessionCollection(services))

@@ -69,6 +69,7 @@ class Observe:
         req.context.started = time.monotonic()
         req.context.job_id = None
         resp.set_header("X-Request-Id", name)
+        resp.set_header("Cache-Control", "no-store")  # unless a resource knows better
 
     async def process_response(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, _resource: Any, _ok: bool) -> None:
         """Count and log."""

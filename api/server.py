@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from uvicorn_worker import UvicornWorker
 
+from api.browsers import EVERYWHERE
 from api.connections import Guard, Limits
 from api.protocol import GuardedProtocol
 from core import telemetry
@@ -33,6 +34,7 @@ class Worker(UvicornWorker):
         "lifespan": "on",
         "access_log": False,
         "server_header": False,
+        "headers": list(EVERYWHERE),
         "proxy_headers": bool(_settings.trusted_proxies),
         "forwarded_allow_ips": _settings.trusted_proxies,
         "log_config": None,

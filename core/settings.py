@@ -19,6 +19,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
 PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([smh])(?: burst ([1-9][0-9]{0,8}))?", re.ASCII)
 
 
@@ -51,6 +52,16 @@ class Rate:
         return max(1, math.ceil(self.burst * self.unit_us / 1e6))
 
 
+def _origins(given: str | tuple[str, ...]) -> tuple[str, ...]:
+    """From a list by commas. Raises ValueError for what no browser sends as an origin, `*` and `null` included."""
+    found = tuple(filter(None, map(str.strip, given.split(",")))) if isinstance(given, str) else given
+    for origin in found:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin} is no origin: write each as browsers send it, https://host or https://host:port")
+    return found
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 MaybeRate = Annotated[Rate | None, NoDecode, BeforeValidator(Rate.parse)]
 
 
@@ -76,6 +87,7 @@ class Settings(BaseSettings):
     rate_per_key: MaybeRate = Field(None, description="requests of one API key: 100/s, 600/m burst 1000; unset: any")
     rate_per_address: MaybeRate = Field(None, description="requests from one address, in the same words")
     max_waits_per_key: int = Field(1000, ge=0, description="requests of one key that may wait in one API process at once")
+    cors_origins: Origins = Field((), description="origins whose pages may call the API, as https://host[:port], by commas")
     trusted_proxies: str = Field("", description="addresses and networks whose X-Forwarded-For is believed, by commas")
     max_connections: int = Field(10_000, ge=1, description="connections of one API process; more get 503")
     max_connections_per_address: int = Field(2000, ge=0, description="of them from one address, proxies apart; 0: any")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import falcon
 import falcon.asgi
 
+from api.browsers import PAGE
 from api.messages import NO_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,12 +24,6 @@ ASSETS = {
     "swagger-ui.css": (STATIC / "swagger-ui", "text/css; charset=utf-8"),
     "favicon-32x32.png": (STATIC / "swagger-ui", "image/png"),
 }
-
-# Swagger UI sets style attributes and draws its icons from data: URLs; everything else comes from here.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +44,14 @@ def read(path: Path, content_type: str) -> File:
 class Served:
     """One file at one path."""
 
-    def __init__(self, file: File, **headers: str) -> None:
-        """`headers`: more of them, with _ for -."""
+    def __init__(self, file: File, headers: Mapping[str, str] | None = None) -> None:
         self._file = file
-        self._headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._headers = dict(headers or {})
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """The file, or 304 to whoever has it already."""
         send(req, resp, self._file)
-        for name, value in self._headers.items():
-            resp.set_header(name, value)
+        resp.set_headers(self._headers)
 
 
 class Assets:
@@ -86,7 +80,6 @@ def send(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: File) -> No
     """Answer with a file; the browser asks each time, and gets it only when it has changed."""
     resp.etag = file.etag
     resp.set_header("Cache-Control", "no-cache")
-    resp.set_header("X-Content-Type-Options", "nosniff")
     if any(etag in ("*", file.etag) for etag in req.if_none_match or ()):
         resp.status = 304
         return
@@ -96,8 +89,6 @@ def send(req: falcon.asgi.Request, resp: falcon.asgi.Response, file: File) -> No
 
 def routes() -> list[tuple[str, Any]]:
     """Paths and their resources."""
-    page = Served(
-        read(STATIC / "docs.html", "text/html; charset=utf-8"), Content_Security_Policy=POLICY, Referrer_Policy="no-referrer"
-    )
+    page = Served(read(STATIC / "docs.html", "text/html; charset=utf-8"), PAGE)
     schema = Served(read(ROOT / "openapi.yaml", "application/yaml"))
     return [("/api/docs", page), ("/api/docs/{name}", Assets()), ("/api/schema", schema), ("/docs", ToDocs())]

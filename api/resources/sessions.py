@@ -191,7 +191,7 @@ class _Links:
 def send_unless_known(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
     """Answer with this body, or with 304 to whoever has it already."""
     resp.etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    resp.set_header("Cache-Control", "no-cache")
+    resp.set_header("Cache-Control", "private, no-cache")  # it may name people, and depends on who asks
     if any(etag in ("*", resp.etag.strip('"')) for etag in req.if_none_match or ()):
         resp.status = 304
         return
