@@ -16,6 +16,7 @@ from celery import Celery
 
 from core import crashpoints, settings, telemetry
 from core.batches import SubmitBatch
+from core.claims import Claims
 from core.doorbell import Doorbell, celery_app
 from core.erasure import Erasure, Live
 from core.errors import NotYetApplied, UnknownSession
@@ -33,7 +34,6 @@ from core.model import (
     WAITLISTED,
     CancelArguments,
     Job,
-    Session,
     manage_token,
     partition_of_session,
 )
@@ -41,6 +41,7 @@ from core.numbering import Incident
 from core.projections import Projections
 from core.prune import Prune
 from core.queries import Queries
+from core.recheck import Recheck
 from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
@@ -77,6 +78,7 @@ class WorkerServices:
     drain: Drain
     store: Store
     doorbell: Doorbell
+    recheck: Recheck
 
     def close(self) -> None:
         """Give connections back."""
@@ -86,20 +88,23 @@ class WorkerServices:
 
 def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServices:
     """Wire the draining side. Call it after fork: it owns connections."""
-    store = Store(create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False))  # a drain is tried again anyway
+    engine = create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False)  # a drain is tried again anyway
+    store, queries, client = Store(engine), Queries(engine), connect(loaded.redis_url)
     store.deployment(loaded.partitions)
-    mailbox = Mailbox(connect(loaded.redis_url), loaded.job_ttl_seconds)
+    mailbox = Mailbox(client, loaded.job_ttl_seconds)
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
-    return WorkerServices(loaded, mailbox, drain, store, doorbell)
+    recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
+    return WorkerServices(loaded, mailbox, drain, store, doorbell, recheck)
 
 
 @dataclass(frozen=True, slots=True)
 class OwnerServices:
-    """What erasing needs: it runs as the owner of the tables, since the ledger is never changed by the app itself."""
+    """What erasing and restoring need: they run as the owner of the tables, since the app itself may do neither."""
 
     forget: Forget
     prune: Prune
+    recheck: Recheck
     store: Store
 
     def close(self) -> None:
@@ -108,7 +113,7 @@ class OwnerServices:
 
 
 def owner_services(loaded: Settings) -> OwnerServices:
-    """Wire what erases. Raises SettingsConflict, NotMigrated or Unavailable."""
+    """Wire what erases and restores. Raises SettingsConflict, NotMigrated or Unavailable."""
     if loaded.crash_at:
         crashpoints.arm(loaded.crash_at)
     engine = create_engine(loaded.owner_database, OWNER_CONNECTIONS)
@@ -118,13 +123,13 @@ def owner_services(loaded: Settings) -> OwnerServices:
     drain = Drain(store, Mailbox(client, loaded.job_ttl_seconds), loaded.batch_size, lambda partition: None)
     scrub = Scrub(client, loaded.partitions, loaded.job_ttl_seconds)
     settle, erasure = Settle(scrub, drain), Erasure(engine, secret)
+    forget = Forget(erasure, scrub, settle, queries.decided, partial(_give_back, loaded), loaded.partitions)
+    recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
+    return OwnerServices(forget, Prune(erasure, scrub, settle, loaded.partitions), recheck, store)
 
-    def session(session_id: int) -> Session | None:
-        view = queries.session(session_id)
-        return None if view is None else view.decided()
 
-    forget = Forget(erasure, scrub, settle, session, partial(_give_back, loaded), loaded.partitions)
-    return OwnerServices(forget, Prune(erasure, scrub, settle, loaded.partitions), store)
+def _recheck(loaded: Settings, claims: Claims, store: Store, queries: Queries) -> Recheck:
+    return Recheck(claims, queries.versions, queries.decided, store.record_incident, loaded.partitions)
 
 
 def _give_back(loaded: Settings, reservations: Sequence[Live]) -> None:

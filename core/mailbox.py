@@ -366,7 +366,7 @@ class Publication:
 
     `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
     jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered. `gone`: sessions that had commands,
-    but are not there.
+    but are not there. `doubt`: commands are missing, perhaps ones whose outcomes are shown already.
     """
 
     rows: list[tuple[str, Job | None]]
@@ -376,6 +376,7 @@ class Publication:
     trial_over: bool
     pace: float
     gone: frozenset[int] = frozenset()
+    doubt: bool = False
 
 
 class Mailbox:
@@ -430,6 +431,8 @@ class Mailbox:
         if news.gone:  # nothing more is to be accepted for them
             heads = [key(partition, f"s:{session_id}") for session_id in news.gone]
             self._run(partial(self._client.delete, *heads))
+        if news.doubt:
+            self._run(partial(self._client.set, key(partition, "doubt"), "1", ex=self._job_ttl_seconds))
         for index, arguments in enumerate(self._parts(news)):
             if index:
                 reach("between_publishes")

@@ -32,9 +32,14 @@ class Known:
 class Incident:
     """Something that only lost data can cause; recorded, counted and shown, never hidden."""
 
-    kind: str  # seq_gap | renumbered | redis_emptied | redis_went_back
+    kind: str  # seq_gap | renumbered | redis_emptied | redis_went_back | postgres_went_back
     session_id: int | None
     detail: dict[str, int | str]
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether numbers are missing."""
+        return self.kind == "seq_gap"
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,10 +85,30 @@ class Projections:
         ]
 
     async def _jobs(self, job_ids: Sequence[str]) -> Sequence[Job | None]:
+        partitions = [partition_of_job(job_id, self._partitions) for job_id in job_ids]
+        lanes = list(set(partitions))
         pipeline = self._client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.get(key(partition_of_job(job_id, self._partitions), f"job:{job_id}"))
-        return [decode_job(record) if record else None for record in await self._execute(pipeline)]
+        for partition, job_id in zip(partitions, job_ids, strict=True):
+            pipeline.get(key(partition, f"job:{job_id}"))
+        for partition in lanes:
+            pipeline.pttl(key(partition, "doubt"))
+        found = await self._execute(pipeline)
+        jobs = [decode_job(record) if record else None for record in found[: len(job_ids)]]
+        doubts = dict(zip(lanes, found[len(job_ids) :], strict=True))
+        return await self._believed(jobs, partitions, doubts) if max(doubts.values()) > 0 else jobs
+
+    async def _believed(
+        self, jobs: list[Job | None], partitions: Sequence[int], doubts: dict[int, int]
+    ) -> Sequence[Job | None]:
+        """Without those that were done when Postgres went back: they expire before the doubt does. The ledger tells of them."""
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, job in zip(partitions, jobs, strict=True):
+            pipeline.pttl(key(partition, f"job:{job.id}" if job is not None else "doubt"))
+        left_ms = await self._execute(pipeline)
+        return [
+            None if job is not None and job.outcome is not None and left <= doubts[partition] else job
+            for job, partition, left in zip(jobs, partitions, left_ms, strict=True)
+        ]
 
     async def _heads(self, session_ids: Sequence[int]) -> Sequence[Head | None]:
         pipeline = self._client.pipeline(transaction=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from core.tables import sessions as s
 from core.tables import unreadable as u
 
 INLINE_RESERVATIONS = 100
+RECHECKED_SECONDS = 86_400  # after its end a session is asked for a while longer
 
 # What is being removed is not there any more: neither the session nor anything that belongs to it.
 _PRESENT = s.c.pruning.is_(False)
@@ -271,6 +272,18 @@ class Queries:
         with self._snapshot() as connection:
             rows = connection.exec_driver_sql(SHOWN_JOBS_BY_ID, (list(job_ids),)).fetchall()
         return {job.id: job for job, _ in map(job_of, rows)}
+
+    def versions(self, after: int, limit: int) -> list[tuple[int, int]]:
+        """Ids and versions of sessions that are not long over, by id, from the one after this on."""
+        with self._snapshot() as connection:
+            lately = s.c.end_time > func.now() - timedelta(seconds=RECHECKED_SECONDS)
+            rows = select(s.c.id, s.c.version).where(s.c.id > after, lately).order_by(s.c.id).limit(limit)
+            return [(row[0], row[1]) for row in connection.execute(rows)]
+
+    def decided(self, session_id: int) -> Session | None:
+        """What of one session is decided by commands."""
+        view = self.session(session_id)
+        return None if view is None else view.decided()
 
     def first_accepted_ms(self, session_id: int) -> int:
         """When a session's first command was accepted; 0 if none was applied yet."""

@@ -257,7 +257,8 @@ class Applied:
         sessions = {**self.sessions, **self.decision.sessions}
         over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
         gone = frozenset(e.command.session_id for e in self.strays)
-        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone)
+        doubt = any(incident.is_gap for incident in self.incidents)
+        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone, doubt)
 
 
 def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:

@@ -28,6 +28,7 @@ from core.mailbox import Unreadable
 from core.model import (
     CREATE,
     CREATED,
+    IDS_PER_POSITION,
     JOB_FORMAT,
     MOVES_MAX,
     SEATS_MAX,
@@ -148,6 +149,13 @@ NEWEST_CONFIRMED = (
     RESERVATION_COLUMNS
     + """reservations r WHERE r.session_id = %s AND r.status = 'confirmed' ORDER BY r.seq DESC, r.id DESC LIMIT %s"""
 )
+
+# After a restore: ids that were given out since must not be given to others, who would then be shown to whoever has them.
+POSITIONS_SKIPPED = 10**10
+SESSIONS_SKIPPED = 10_000
+SKIP_IDS = """
+SELECT setval('positions', nextval('positions') + %s),
+       setval(own, nextval(own) + %s) FROM pg_get_serial_sequence('sessions', 'id') AS own"""
 
 POSITIONS = "SELECT nextval('positions') FROM generate_series(1, %s)"
 
@@ -457,6 +465,11 @@ class Store:
         """Write down an incident that the API noticed."""
         with translated(), self._connection() as connection, connection.begin():
             Batch(connection, partition, 0).record_incidents([incident])
+
+    def skip_ids(self) -> None:
+        """Leave out ids of reservations and sessions, so that none is given out a second time. Only the owner may."""
+        with translated(), self._connection() as connection, connection.begin():
+            connection.exec_driver_sql(SKIP_IDS, (POSITIONS_SKIPPED * IDS_PER_POSITION, SESSIONS_SKIPPED))
 
     def deployment(self, partitions: int) -> bytes:
         """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with."""

@@ -27,6 +27,7 @@ from ops import up as whole
 from ops import verify as verification
 from ops.client import Answer, Client
 from ops.localstack import free_port
+from ops.restored import restored
 from ops.shell import (
     DATA_DIR,
     Api,
@@ -304,6 +305,7 @@ def demo(
 
 app.command()(privacy.forget)
 app.command()(privacy.prune)
+app.command()(restored)
 
 
 @app.command()

@@ -273,10 +273,17 @@ def _compare_redis(queries: Queries, redis_url: str, versions: list[tuple[int, i
 
 
 def _redis_difference(queries: Queries, client: Any, session_id: int, partitions: int) -> str | None:
-    """Row before head: a head of the same version must agree with it."""
+    """Row before head: a head of the same version must agree with it. And after it: none may be ahead of its row."""
     row = queries.session(session_id)
     found = client.hmget(_head_key(session_id, partitions), "v", "a", "c", "r", "w", "l", "s")
-    if row is None or found[0] is None or int(found[0]) != row.version:
+    if row is None or found[0] is None:
+        return None
+    if int(found[0]) > row.version:
+        row = queries.session(session_id)
+        if row is None or int(found[0]) <= row.version:
+            return None
+        return f"session {session_id}: Redis has heard of seq {int(found[1])}, Postgres is at {row.last_seq}: it has gone back"
+    if int(found[0]) != row.version:
         return None
     head = session_head(found[1:])
     stored = SessionHead(*head_fields(row.decided())[1:])

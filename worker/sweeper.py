@@ -1,7 +1,7 @@
 """The sweeper: a small process that drains partitions whose oldest command waits too long, without the broker.
 
-It covers lost doorbells, dead workers and a broker that went deaf, and writes what a cancelled session left to be written.
-Any number may run; each costs one look every 250 ms.
+It covers lost doorbells, dead workers and a broker that went deaf, and writes what a cancelled session left to be written. When
+Postgres was away it looks whether it came back older. Any number may run; each costs one look every 250 ms.
 """
 
 from __future__ import annotations
@@ -51,13 +51,18 @@ def run(stop: threading.Event) -> int:
     more = False
     while not stop.wait(0 if more else LOOK_SECONDS):
         try:
-            services = services or worker_services(settings)
+            if services is None:
+                services = worker_services(settings)
+                services.recheck.begin()
             count = sweep(services)
             if count:
                 log.warning("swept", extra={"commands": count})
             more = tidy(services)
+            more = services.recheck.step() or more
         except Unavailable as exc:
             log.warning("sweep_interrupted", extra={"reason": str(exc)})
+            if services is not None:
+                services.recheck.begin()
             stop.wait(RETRY_SECONDS)
         except AforoError as exc:
             log.error("sweeper_cannot_run", extra={"reason": str(exc)})

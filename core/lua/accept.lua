@@ -14,6 +14,7 @@
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
 --   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
 --   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
+--   aforo:{p}:doubt       string  Postgres has gone back: what done jobs of before show may be lost      as long as they: the job TTL
 -- And of no partition:
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
 --   aforo:{limits}:k:<key id>   string  the same of an API key; both are in no log and in no command's slot  the same
@@ -35,6 +36,14 @@ local shown = {}
 local answers = {}
 local accepted = 0
 local now
+local doubt
+
+-- A job that was done when Postgres went back: it expires before the doubt does. Only the ledger knows whether it is still so.
+local function is_doubted(key, known)
+  if string.byte(known) ~= 100 then return false end -- 'd'
+  doubt = doubt or redis.call('PTTL', prefix .. 'doubt')
+  return doubt > 0 and redis.call('PTTL', key) <= doubt
+end
 
 local function now_ms()
   if not now then
@@ -66,8 +75,8 @@ local function accept(job, session, record, command)
   local key = prefix .. 'job:' .. job
   local known = redis.call('GET', key)
   local head = head_of(session)
-  if known then return { 'K', known } end
-  if head and head.forgot and is_keyed(#answers + 1) and tonumber(head.forgot) > now_ms() then return { 'L', '' } end
+  if known and not is_doubted(key, known) then return { 'K', known } end
+  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and is_keyed(#answers + 1) then return { 'L', '' } end
   if depth >= limit then return { 'F', '' } end
   if not head then return { 'H', '' } end
   local seq = head.q + 1

@@ -190,6 +190,12 @@ def test_quarantine_shows_what_was_set_aside(deployment: Deployment) -> None:
     assert (shown["kind"], shown["arguments"]["name"]) == ("reserve", "Bad")
 
 
+def test_a_restore_is_told_from_the_shell(deployment: Deployment) -> None:
+    done = aforo("restored", **deployment.operator_environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "more of than Postgres has now: 0." in done.stdout
+
+
 def test_the_demo_counts_what_became_of_everybody(run: Run) -> None:
     done = run("demo", "--people", "300", "--places", "20")
     assert (done.returncode, done.stderr) == (0, "")

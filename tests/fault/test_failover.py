@@ -70,7 +70,7 @@ def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_fa
         until(driver.can_drain_all, 30, "the promoted standby is found")
         assert driver.outcomes(receipts) == ["confirmed"] * 3
         assert driver.check(receipts).gaps == 0
-        assert driver.deployment.sql("SELECT kind FROM incidents") == []
+        assert incidents(driver) == []
 
 
 def waits_for_standby(pair: Pair) -> bool:
@@ -85,3 +85,38 @@ def test_a_url_of_several_hosts_is_good_for_everything(deployment: Deployment) -
         receipts = driver.reserve(driver.new_session(), "ana")
         driver.drain_all()
         driver.check(receipts)
+
+
+def test_what_a_lagging_standby_never_had_is_noticed_and_everything_accepted_is_decided(pair: Pair) -> None:
+    """The control: without waiting for the standby, outcomes that were shown are lost with the first server."""
+    with Driver(pair.deployment) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "ana")
+        driver.drain_all()
+        until(lambda: pair.standby.has_received(pair.servers.owner_url), 15, "the standby has received it")
+        pair.cut_the_line()
+        receipts += driver.reserve(session, "bo", key="bo-comes-1")
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
+        receipts += driver.reserve(session, "cy")
+        pair.fail_over()
+        driver.worker.recheck.begin()
+        until(lambda: rechecked(driver), 30, "the promoted standby is found, and what it lacks")
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed", "lost", "confirmed"]
+        assert incidents(driver) == ["postgres_went_back", "seq_gap"]
+        again = driver.reserve(session, "bo", key="bo-comes-1")
+        driver.drain_all()
+        assert driver.outcomes(again) == ["confirmed"]
+        assert driver.report().differences == [f"session {session}: accepted commands are missing, seq 2 to 2"]
+
+
+def rechecked(driver: Driver) -> bool:
+    try:
+        return not driver.worker.recheck.step()
+    except Unavailable:
+        return False
+
+
+def incidents(driver: Driver) -> list[str]:
+    return [kind for (kind,) in driver.deployment.sql("SELECT kind FROM incidents ORDER BY id")]

@@ -51,6 +51,11 @@ class Standby:
         rows = admin(primary_url, f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{NAME}' AND state = 'streaming'")
         return bool(rows)
 
+    def has_received(self, primary_url: str) -> bool:
+        """Whether it has on disk all that the primary has written."""
+        ((written,),) = admin(primary_url, "SELECT pg_current_wal_flush_lsn()")
+        return admin(self.owner_url, f"SELECT pg_last_wal_receive_lsn() >= '{written}'") == [(True,)]
+
     def promote(self) -> None:
         """Make it take writes."""
         assert admin(self.owner_url, "SELECT pg_promote()") == [(True,)]

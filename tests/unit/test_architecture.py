@@ -31,6 +31,7 @@ REDIS_ROOMS = {
     "core/projections.py",
     "core/follow.py",
     "core/limits.py",
+    "core/claims.py",
     "core/scrub.py",
     "api/resources/health.py",
     "ops/localstack.py",
