@@ -47,13 +47,12 @@ class Stage:
         sweepers: int = 1,
         rigs: Mapping[str, Rig] | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
-        api_proxy: Proxy | None = None,
+        redis_proxy: Proxy | None = None,
         broker_proxy: Proxy | None = None,
         **settings: str,
     ) -> None:
         """`pool`: processes of each worker. `settings`: variables for all, without AFORO_, in lower case. `environments` (more
-        variables) and `rigs`: by the program's name. `api_proxy`: the API's way to Redis; `broker_proxy`: everybody's to the
-        broker."""
+        variables) and `rigs`: by the program's name. `redis_proxy`: everybody's way to Redis; `broker_proxy`: to the broker."""
         self.deployment = deployment
         self.folder = folder
         self.pool = pool
@@ -69,9 +68,9 @@ class Stage:
         }
         redis_url = deployment.redis_url
         self._environment["AFORO_BROKER_URL"] = broker_proxy.in_place_of(redis_url) if broker_proxy else redis_url
-        self._environments = dict(environments or {})
-        if api_proxy is not None:
-            self._environments["api"] = {**self._environments.get("api", {}), "AFORO_REDIS_URL": api_proxy.in_place_of(redis_url)}
+        if redis_proxy is not None:
+            self._environment["AFORO_REDIS_URL"] = redis_proxy.in_place_of(redis_url)
+        self._environments = environments or {}
         self._rigs = rigs or {}
         self._supervisor = Supervisor(folder, lambda pids: None)
         self._closing = threading.Event()
