@@ -32,9 +32,10 @@ local function put_counts(session, version, seq, capacity, reserved, waiting, pl
   if not head[1] then return false end
   local queued = tonumber(head[2])
   lift = tonumber(lift)
-  if removed > 0 and lift > 0 then
-    -- Redis numbers from an older state: bring it up by what commands were renumbered. All that it had numbered by then (up to
-    -- `u`) carry the same difference, over however many batches: `o` remembers how much of it is done.
+  if removed > 0 and lift > 0 and tonumber(lifted) <= queued then
+    -- Redis numbers from an older state: bring it up by what commands were renumbered, if it was this state that had numbered
+    -- them. All that it had numbered by then (up to `u`) carry the same difference, over however many batches: `o` remembers how
+    -- much of it is done.
     local upto = tonumber(head[4] or '0')
     local done = tonumber(lifted) <= upto and tonumber(head[3]) or 0
     if lift > done then
