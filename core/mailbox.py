@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from typing import Any
 
@@ -78,6 +78,7 @@ def announce_revoked(url: str, key_id: str) -> None:
         client.close()
 
 
+@cache
 def script(name: str) -> str:
     """The text of one of the Lua scripts."""
     return resources.files("core").joinpath("lua", f"{name}.lua").read_text("utf-8")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from hypothesis import HealthCheck, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from core.decide import State, decide, may_demote, newest_confirmed
 from core.model import CANCEL_SESSION, CLOSE, REOPEN, WAITLISTED, Command, Session
@@ -170,7 +171,15 @@ class Histories(RuleBasedStateMachine):
             self.what_is_applied_agrees()
 
 
+def chosen(examples: int) -> settings:
+    """So many histories of up to 60 steps."""
+    return settings(max_examples=examples, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def hold_through(examples: int, seed: int) -> None:
+    """Try so many histories from a seed: `make faults` has more of them than a test. Raises what the first wrong one raises."""
+    run_state_machine_as_test(seeded(seed)(Histories), settings=settings(chosen(examples), database=None))
+
+
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(
-    max_examples=500, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestHistories.settings = chosen(500)

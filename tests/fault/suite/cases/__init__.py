@@ -4,7 +4,7 @@ from importlib import import_module
 
 MODULES = (
     "crashes", "valkey", "fsync", "postgres", "stalls", "network", "bells", "disks", "poison", "retries", "rollback", "load",
-    "controls", "soak",
+    "controls", "models", "soak",
 )  # fmt: skip
 for name in MODULES:
     import_module(f"{__name__}.{name}")

@@ -1,0 +1,311 @@
+"""Redis in memory: the scripts of core/lua, written again in Python, under the real `Mailbox`, `Door` and `Projections`.
+
+Time is what the test says. `at(place)` is called before each call: what it raises is the fault, and what it returns, if
+anything, is raised after the call has had its effect: a lost reply. test_stand_ins.py holds it to Valkey's answers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from core.mailbox import script
+
+At = Callable[[str], BaseException | None]
+Key = dict[str, Any]  # a hash, or a stream by entry id
+SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head")}
+
+
+class MemoryRedis:
+    """Strings, hashes and streams with their expiry; see core/lua/accept.lua for what they hold."""
+
+    def __init__(self, now_ms: Callable[[], int], at: At = lambda place: None) -> None:
+        self.values: dict[str, Any] = {}
+        self.expiries: dict[str, int] = {}
+        self.announced: list[str] = []  # job ids, as PUBLISH told them
+        self.now_ms = now_ms
+        self._at = at
+        self._last_id = (0, 0)
+
+    def saved(self) -> tuple[dict[str, Any], dict[str, int]]:
+        """Everything, as an AOF would hold it."""
+        return {name: copy.copy(value) for name, value in self.values.items()}, dict(self.expiries)
+
+    def put_back(self, saved: tuple[dict[str, Any], dict[str, int]]) -> None:
+        """Be as it was then."""
+        self.values = {name: copy.copy(value) for name, value in saved[0].items()}
+        self.expiries = dict(saved[1])
+
+    def get(self, name: str) -> Any:
+        """A key's value, or None."""
+        until = self.expiries.get(name)
+        if until is not None and until <= self.now_ms():
+            self._delete(name)
+        return self.values.get(name)
+
+    def delete(self, *names: str) -> None:
+        """DEL."""
+        self._at("forgive")
+        self._delete(*names)
+
+    def hset(self, name: str, field: str, value: str) -> None:
+        """HSET."""
+        lost = self._at("narrow")
+        self._hash(name)[field] = value
+        if lost is not None:
+            raise lost
+
+    def hdel(self, name: str, field: str) -> None:
+        """HDEL."""
+        self._at("forgive")
+        self._hdel(name, field)
+
+    def hincrby(self, name: str, field: str, by: int) -> None:
+        """HINCRBY."""
+        self._at("forgive")
+        self._hash(name)[field] = self._hash(name).get(field, 0) + by
+
+    def pipeline(self, transaction: bool) -> Pipeline:
+        """Calls to be made together."""
+        return Pipeline(self, self.now_ms)
+
+    def register_script(self, source: str) -> Callable[..., Any]:
+        """The script with this text, behind `at`."""
+        name = next(name for name, text in SOURCES.items() if text == source)
+        run = getattr(self, name)
+
+        def call(keys: Sequence[str], args: Sequence[Any]) -> Any:
+            lost = self._at(name)
+            answer = run(keys[0][: -len("mailbox")], keys[0], *args)
+            if lost is not None:
+                raise lost
+            return answer
+
+        return call
+
+    def accept(self, prefix: str, mailbox: str, *arguments: Any) -> list[Any]:
+        """accept.lua"""
+        limit, bell_ms, who, ttl, keyed, *knocks = arguments
+        heads: dict[Any, Key] = {}
+        answers: list[tuple[bytes, bytes]] = []
+        accepted = set()
+        for job, session, record, command in zip(*[iter(knocks)] * 4, strict=True):
+            known, head = self.get(f"{prefix}job:{job}"), self.get(f"{prefix}s:{session}")
+            if head:
+                heads[session] = head
+            if known:
+                answers.append((b"K", known))
+            elif keyed[len(answers)] == "1" and head and head.get("f", 0) > self.now_ms():
+                answers.append((b"L", b""))
+            elif len(self.get(mailbox) or ()) >= limit:
+                answers.append((b"F", b""))
+            elif not head:
+                answers.append((b"H", b""))
+            else:
+                head["q"] += 1
+                entry = self._xadd(mailbox, head["q"], command)
+                text = b"q%b%d,%d]" % (record, head["q"], int(entry.partition("-")[0]))
+                self._set(f"{prefix}job:{job}", text)
+                self.expiries.pop(f"{prefix}s:{session}", None)
+                accepted.add(job)
+                answers.append((b"A", text))
+        before = self.get(f"{prefix}total:{who}") or 0
+        rung = bool(accepted) and self.get(f"{prefix}bell") is None
+        if accepted:
+            self._set(f"{prefix}total:{who}", before + len(accepted), ttl * 1000)
+        if rung:
+            self._set(f"{prefix}bell", "1", bell_ms)
+        depth = len(self.get(mailbox) or ())
+        shown = [(str(session).encode(), *_fields(head, "acrwls")) for session, head in heads.items()]
+        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before if accepted else 0, len(accepted)]
+
+    def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
+        """take.lua"""
+        found = list(islice((self.get(mailbox) or {}).items(), limit))
+        rows = [[entry.encode(), [b"s", b"%d" % seq, b"c", command]] for entry, (seq, command) in found]
+        if not found:
+            self._delete(f"{prefix}trial", f"{prefix}bell")
+            return [b"", b"", rows]
+        trial, first = self.get(f"{prefix}trial") or {}, _entry_id(found[0][0])
+        suspect, near = trial.get("until"), trial.get("near", "")
+        if suspect and first <= _entry_id(suspect):
+            near = near if near and first <= _entry_id(near) else ""
+            doubted = _entry_id(near or suspect)
+            return [suspect.encode(), near.encode(), [row for row in rows if _entry_id(row[0].decode()) <= doubted]]
+        if suspect:
+            self._delete(f"{prefix}trial")
+        self._hash(f"{prefix}trial")["until"] = found[-1][0]
+        return [b"", b"", rows]
+
+    def name(self, prefix: str, _mailbox: str, entry: str) -> int:
+        """name.lua"""
+        trial = self._hash(f"{prefix}trial")
+        deaths = trial.get("deaths", 0) + 1 if trial.get("name") == entry else 0
+        trial |= {"name": entry, "deaths": deaths}
+        return deaths
+
+    def publish(self, prefix: str, mailbox: str, *arguments: Any) -> int:
+        """publish.lua"""
+        rest = iter(arguments)
+        ttl, idle, bell_ms, pace, _channel, trial = islice(rest, 6)
+        waiting = self.get(mailbox) or {}
+        removed = [waiting.pop(entry, None) for entry in list(islice(rest, next(rest)))]
+        removed = [entry for entry in removed if entry is not None]
+        current = {}
+        for _ in range(next(rest)):
+            session, *fields = islice(rest, 10)
+            current[session] = self._put_counts(f"{prefix}s:{session}", bool(removed), not waiting, idle, *fields)
+        for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
+            if current[session] or (self.get(f"{prefix}job:{job}") or b"")[:1] == b"q":
+                self._set(f"{prefix}job:{job}", record, ttl * 1000)
+            self.announced.append(job)
+        for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
+            if current[session] and self.get(f"{prefix}job:{job}") is not None:
+                self.values[f"{prefix}job:{job}"] = record
+        if trial == "over":
+            self._delete(f"{prefix}trial")
+        else:
+            self._hdel(f"{prefix}trial", "name", "deaths")
+        self._set(f"{prefix}pace", pace.encode(), 60_000)
+        if waiting:
+            self._set(f"{prefix}bell", "1", bell_ms)
+        else:
+            self._delete(f"{prefix}bell")
+        return len(waiting)
+
+    def head(self, prefix: str, _mailbox: str, session: int, version: int, *fields: Any) -> int:
+        """head.lua"""
+        *counts, idle, first_accepted_ms, job_ttl_ms = fields
+        head = self.get(f"{prefix}s:{session}")
+        is_cold, new = head is None, self.get(f"{prefix}born") is None
+        if head is None:
+            head = {"q": counts[0], "v": -1}
+            self._set(f"{prefix}s:{session}", head, idle * 1000)
+        if version > head["v"]:
+            head |= {"v": version, **dict(zip("acrwls", counts, strict=True))}
+        if new:
+            self._set(f"{prefix}born", self.now_ms())
+        born = self.get(f"{prefix}born")
+        if is_cold and 0 < first_accepted_ms < born:
+            head["f"] = born + job_ttl_ms
+        return int(new)
+
+    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool:
+        *counts, lift, lifted = fields
+        head = self.get(key)
+        if head is None:
+            return False
+        if removed and lift > 0 and lifted <= head["q"]:
+            done = head["o"] if lifted <= head.get("u", 0) else 0
+            if lift > done:
+                head["u"] = head["q"] if done == 0 else head["u"]
+            if lift > done or head["q"] == head["u"] + done:
+                head["q"], head["o"] = head["q"] + lift - done, lift
+        if version < head["v"]:
+            return False
+        head |= {"v": version, **dict(zip("acrwls", counts, strict=True))}
+        if head["q"] == head["a"]:
+            self.expiries[key] = self.now_ms() + idle * 1000
+            if empty:
+                self._hdel(key, "o", "u")
+        return True
+
+    def _xadd(self, mailbox: str, seq: int, command: bytes) -> str:
+        ms, number = self._last_id
+        now = max(ms, self.now_ms())
+        self._last_id = (now, number + 1 if now == ms else 0)
+        entry = f"{self._last_id[0]}-{self._last_id[1]}"
+        self._hash(mailbox)[entry] = (seq, command)
+        return entry
+
+    def _hash(self, name: str) -> Key:
+        found = self.get(name)
+        if found is None:
+            found = self.values[name] = {}
+        return found
+
+    def _hdel(self, name: str, *fields: str) -> None:
+        found = self.get(name) or {}
+        for field in fields:
+            found.pop(field, None)
+        if not found:
+            self._delete(name)
+
+    def _set(self, name: str, value: Any, px: int | None = None) -> None:
+        self._delete(name)
+        self.values[name] = value
+        if px is not None:
+            self.expiries[name] = self.now_ms() + px
+
+    def _delete(self, *names: str) -> None:
+        for name in names:
+            self.values.pop(name, None)
+            self.expiries.pop(name, None)
+
+
+class Pipeline:
+    """What `Door` and `Mailbox.ages_ms` send in one round trip."""
+
+    def __init__(self, redis: MemoryRedis, now_ms: Callable[[], int]) -> None:
+        self._redis = redis
+        self.now_ms = now_ms
+        self._calls: list[Callable[[], Any]] = []
+
+    def time(self) -> None:
+        """TIME."""
+        self._calls.append(lambda: (self.now_ms() // 1000, self.now_ms() % 1000 * 1000))
+
+    def xrange(self, name: str, count: int) -> None:
+        """XRANGE - +, of which only the ids are looked at."""
+        self._calls.append(lambda: [(entry.encode(), {}) for entry in islice(self._redis.get(name) or (), count)])
+
+    def evalsha(self, source: str, _keys: int, key: str, *args: Any) -> None:
+        """EVALSHA; a script's text is its hash here."""
+        self._calls.append(partial(self._redis.register_script(source), [key], args))
+
+    def execute(self) -> list[Any]:
+        """All of it."""
+        return [call() for call in self._calls]
+
+
+class AsyncMemoryRedis:
+    """The same for an event loop, which it never waits for."""
+
+    def __init__(self, redis: MemoryRedis) -> None:
+        self._redis = redis
+
+    async def script_load(self, source: str) -> str:
+        """SCRIPT LOAD."""
+        return source
+
+    def register_script(self, source: str) -> Callable[..., Any]:
+        """The script with this text."""
+        call = self._redis.register_script(source)
+
+        async def run(keys: Sequence[str], args: Sequence[Any]) -> Any:
+            return call(keys, args)
+
+        return run
+
+    def pipeline(self, transaction: bool) -> AsyncPipeline:
+        """Calls to be made together."""
+        return AsyncPipeline(self._redis, self._redis.now_ms)
+
+
+class AsyncPipeline(Pipeline):
+    """Its results have to be awaited."""
+
+    async def execute(self, raise_on_error: bool) -> list[Any]:  # type: ignore[override]
+        """All of it; a connection that breaks breaks it all."""
+        return super().execute()
+
+
+def _fields(head: Key, names: str) -> list[bytes | None]:
+    return [str(head[name]).encode() if name in head else None for name in names]
+
+
+def _entry_id(entry: str) -> tuple[int, ...]:
+    return tuple(map(int, entry.split("-")))
