@@ -40,20 +40,21 @@ from core.model import (
 from core.numbering import Incident
 from core.projections import Projections
 from core.prune import Prune
-from core.queries import Queries
+from core.queries import BatchView, Queries, SessionView
 from core.recheck import Recheck
 from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
 from core.settle import Settle
 from core.store import Store, create_engine
+from core.unknown import REMEMBERED_SECONDS, Unknown, UnknownSessions
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 APPLIED_WAIT_SECONDS = 5.0
 APPLIED_LOOK_SECONDS = 0.02
-RECALL_LIMIT = 256  # repeats looked up in the ledger in one statement
+LOOK_UP_LIMIT = 256  # jobs, batches or sessions looked up in Postgres in one statement
 API_THREADS = 4  # and as many connections to Postgres, for each API process
 WORKER_CONNECTIONS = 1
 OWNER_CONNECTIONS = 2
@@ -165,7 +166,14 @@ class ApiServices:
         door_client = connect_async(loaded.redis_url, max_connections=1)
         self.projections = Projections(self.redis, loaded.partitions, loaded.job_ttl_seconds)
         door = Door(door_client, loaded.partitions, loaded.max_queued, self.doorbell.ring, self._redis_went_back)
-        self.submit = Submit(door, self.load_head, Grouped(self._recalled, RECALL_LIMIT), secret)
+        self._ledger: Grouped[str, Job | None] = Grouped(self._recalled, LOOK_UP_LIMIT)
+        self._batches: Grouped[str, BatchView | None] = Grouped(self._read_batches, LOOK_UP_LIMIT)
+        self.load_head: Grouped[int, bool] = Grouped(self._load_heads, LOOK_UP_LIMIT)
+        self._unknown_sessions = UnknownSessions()
+        # Redis forgets a finished job later than this, so a job that was accepted after it was looked for is always found.
+        self._unknown_jobs: Unknown[str] = Unknown(min(REMEMBERED_SECONDS, loaded.job_ttl_seconds / 2))
+        self._unknown_batches: Unknown[str] = Unknown()
+        self.submit = Submit(door, self.find_session, self._ledger, secret)
         write_down = partial(self.in_thread, self.store.found_batch)
         self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
         self.manage_token = partial(manage_token, secret)
@@ -175,7 +183,6 @@ class ApiServices:
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
         self.waits = Turnstile(loaded.max_waits_per_key)
         self._clients = (self.redis, door_client, self._subscriber, limits_client)
-        self._loading: dict[int, asyncio.Task[bool]] = {}
         self._recording: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -205,7 +212,29 @@ class ApiServices:
     async def job(self, job_id: str) -> Job | None:
         """A job from Redis, else from the ledger."""
         job = await self.projections.job(job_id)
-        return job if job is not None else await self.in_thread(self.queries.job, job_id)
+        if job is None and not self._unknown_jobs.get(job_id):
+            job = await self._ledger(job_id)
+            if job is None:
+                self._unknown_jobs.add(job_id)
+        return job
+
+    async def batch(self, batch_id: str) -> BatchView | None:
+        """A batch, by an id that only whoever sent it can know."""
+        if self._unknown_batches.get(batch_id):
+            return None
+        view = await self._batches(batch_id)
+        if view is None:
+            self._unknown_batches.add(batch_id)
+        return view
+
+    async def sent_batch(self, batch_id: str) -> BatchView | None:
+        """A batch that may have been sent just now, through whichever process."""
+        self._unknown_batches.discard(batch_id)
+        return await self._batches(batch_id)
+
+    async def _read_batches(self, batch_ids: Sequence[str]) -> Sequence[BatchView | None]:
+        found = await self.in_thread(self.queries.batches, batch_ids)
+        return [found.get(batch_id) for batch_id in batch_ids]
 
     async def jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Several jobs, in their order: those that Redis does not have in one read of the ledger."""
@@ -246,7 +275,7 @@ class ApiServices:
         until = time.monotonic() + (APPLIED_WAIT_SECONDS if wait else -1.0)
         while True:
             head = await self.projections.head(session_id)
-            if head is None and not await self.load_head(session_id):
+            if head is None and not await self.find_session(session_id):
                 raise UnknownSession
             if head is not None and head.now.last_seq >= seq:
                 return
@@ -256,21 +285,30 @@ class ApiServices:
 
     async def knows_session(self, session_id: int) -> bool:
         """Whether there is such a session: Redis knows it, or else Postgres does."""
-        return await self.projections.head(session_id) is not None or await self.load_head(session_id)
+        return await self.projections.head(session_id) is not None or await self.find_session(session_id)
 
-    async def load_head(self, session_id: int) -> bool:
-        """Put a session's head into Redis from Postgres, once for all who ask meanwhile. False if there is no session."""
-        task = self._loading.get(session_id)
-        if task is None:
-            task = asyncio.create_task(self._load_head(session_id))
-            self._loading[session_id] = task
-            task.add_done_callback(lambda _: self._loading.pop(session_id, None))
-        return await asyncio.shield(task)
+    async def is_unknown(self, session_id: int) -> bool:
+        """Whether this session was looked for a moment ago, in vain, and none has been created since."""
+        word = self._unknown_sessions.word_of(session_id)
+        return word is not None and word == await self.projections.creation()
 
-    async def _load_head(self, session_id: int) -> bool:
-        view = await self.in_thread(self.queries.session, session_id)
-        if view is None:
-            return False
+    async def find_session(self, session_id: int) -> bool:
+        """Put a session's head into Redis from Postgres. False if there is no such session."""
+        return not await self.is_unknown(session_id) and await self.load_head(session_id)
+
+    async def _load_heads(self, session_ids: Sequence[int]) -> Sequence[bool | Exception]:
+        """The heads of those that there are, together; of the others it is remembered that there are none."""
+        word = await self.projections.creation()
+        found, highest = await self.in_thread(self.queries.known_sessions, sorted(set(session_ids)))
+        for session_id in session_ids:
+            if session_id not in found:
+                self._unknown_sessions.add(session_id, highest, word)
+        loaded = await asyncio.gather(*map(self._load_head, found.values()), return_exceptions=True)
+        answers = dict(zip(found, loaded, strict=True))
+        return [answers.get(session_id, False) for session_id in session_ids]  # type: ignore[misc]
+
+    async def _load_head(self, view: SessionView) -> bool:
+        session_id = view.id
         first_accepted_ms = await self.in_thread(self.queries.first_accepted_ms, session_id) if view.last_seq else 0
         never_seen = await self.projections.put_head(view.decided(), first_accepted_ms)
         if never_seen and view.last_seq > 0:

@@ -5,6 +5,7 @@ Reads of concurrent requests share a round trip that begins after each of them a
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,18 @@ from redis.exceptions import RedisError
 
 from core.errors import Unavailable
 from core.grouping import Grouped
-from core.mailbox import IDLE_HEAD_SECONDS, REVOKED_KEY, SessionHead, decode_job, head_fields, key, script, session_head
+from core.mailbox import (
+    CREATED_KEY,
+    CREATED_SECONDS,
+    IDLE_HEAD_SECONDS,
+    REVOKED_KEY,
+    SessionHead,
+    decode_job,
+    head_fields,
+    key,
+    script,
+    session_head,
+)
 from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Job, Session, partition_of_job, partition_of_session
 
 READ_LIMIT = 512
@@ -49,6 +61,7 @@ class Projections:
         self._put_head = client.register_script(script("head"))
         self.job: Grouped[str, Job | None] = Grouped(self._jobs, READ_LIMIT)
         self.head: Grouped[int, Head | None] = Grouped(self._heads, READ_LIMIT)
+        self._creation: Grouped[None, bytes] = Grouped(self._creations, READ_LIMIT)
         self.traffic: Grouped[int, Traffic] = Grouped(self._traffic, READ_LIMIT)
 
     async def put_head(self, session: Session, first_accepted_ms: int) -> bool:
@@ -62,6 +75,23 @@ class Projections:
             return bool(await self._put_head(keys=[key(partition, "mailbox")], args=arguments))
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+
+    async def announce_creation(self) -> None:
+        """A session was created: what any process remembers of unknown ones counts no more."""
+        try:
+            await self._client.set(CREATED_KEY, secrets.token_bytes(8), ex=CREATED_SECONDS)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+
+    async def creation(self) -> bytes:
+        """The word that the last creation left; see core/unknown.py."""
+        return await self._creation(None)
+
+    async def _creations(self, asks: Sequence[None]) -> Sequence[bytes]:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.get(CREATED_KEY)
+        (word,) = await self._execute(pipeline)
+        return [word or b"none"] * len(asks)
 
     async def revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Those of these keys that were revoked lately; see REVOKED_KEY."""

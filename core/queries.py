@@ -229,6 +229,13 @@ class Queries:
         with self._snapshot() as connection:
             return _one_session(connection, session_id)
 
+    def known_sessions(self, session_ids: Sequence[int]) -> tuple[dict[int, SessionView], int]:
+        """Those of these sessions that there are, and the highest id that any session has."""
+        with self._snapshot() as connection:
+            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), _PRESENT))
+            found = {view.id: view for view in (SessionView(*row) for row in rows)}
+            return found, connection.execute(select(func.coalesce(func.max(s.c.id), 0))).scalar_one()
+
     def session_with_reservations(self, session_id: int) -> tuple[SessionView, list[ReservationView]] | None:
         """One session and the first of its live reservations (one more than are shown, to tell whether there are more)."""
         with self._snapshot() as connection:
@@ -309,12 +316,13 @@ class Queries:
         with self._snapshot() as connection:
             return _positions(connection, reservation_ids)
 
-    def batch(self, batch_id: str) -> BatchView | None:
-        """The jobs of a batch."""
+    def batches(self, batch_ids: Sequence[str]) -> dict[str, BatchView]:
+        """Those of these batches that there are, by id, with their jobs."""
         with self._snapshot() as connection:
             columns = [b.c[name] for name in BatchView.__struct_fields__]
-            row = connection.execute(select(*columns).where(b.c.id == batch_id)).one_or_none()
-            return None if row is None else BatchView(str(row[0]), *row[1:4], tuple(map(str, row[4])), row[5])
+            rows = connection.execute(select(*columns).where(b.c.id.in_(batch_ids)))
+            views = [BatchView(str(row[0]), *row[1:4], tuple(map(str, row[4])), row[5]) for row in rows]
+        return {view.id: view for view in views}
 
     def quarantined(self, limit: int) -> list[QuarantinedView]:
         """The newest commands that were set aside."""

@@ -82,7 +82,7 @@ class BatchCollection(Batches):
         except InvalidIdempotencyKey:
             return False
         name = key and services.submit_batch.id_of(req.context.caller.client, key)
-        view = await services.in_thread(services.queries.batch, name) if name else None
+        view = await services.sent_batch(name) if name else None
         return view is not None and None not in await services.jobs(view.job_ids)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
@@ -102,7 +102,7 @@ class BatchCollection(Batches):
         if not receipt.known:
             for one in wanted:
                 telemetry.ACCEPTED.add(one.kind)
-        view = await services.in_thread(services.queries.batch, receipt.id)
+        view = await services.sent_batch(receipt.id)
         resp.set_header("Location", f"/api/batches/{receipt.id}")
         if receipt.known:
             resp.set_header("Idempotency-Replayed", "true")
@@ -116,7 +116,7 @@ class BatchItem(Batches):
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, batch: str) -> None:
         """The batch with its jobs."""
         services = self._services
-        view = await services.in_thread(services.queries.batch, batch_id(batch))
+        view = await services.batch(batch_id(batch))
         if view is None or not req.context.caller.owns(view.client):
             raise UnknownBatch
         resp.set_header("Cache-Control", "no-store")

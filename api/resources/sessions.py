@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import falcon.asgi
@@ -39,6 +40,8 @@ from core.model import CONFIGURE
 from core.projections import Head
 from core.queries import INLINE_RESERVATIONS
 
+Result = TypeVar("Result")
+
 LARGEST_PAGE = 1_000_000
 DESCRIPTIONS = ("title", "description", "location")
 
@@ -60,13 +63,18 @@ class Sessions(Commands):
             await self._services.load_head(session)
         return head
 
+    async def read(self, session: int, query: Callable[..., Result | None], *arguments: Any) -> Result:
+        """What a query says of a session; it is not asked for one that was unknown a moment ago. Raises UnknownSession."""
+        services = self._services
+        found = None if await services.is_unknown(session) else await services.in_thread(query, session, *arguments)
+        if found is None:
+            await services.find_session(session)  # which remembers that there is none
+            raise UnknownSession
+        return found
+
     async def detail(self, req: falcon.asgi.Request, session: int) -> bytes:
         """The body that shows one session, as far as the caller may see it. Raises UnknownSession."""
-        services = self._services
-        found = await services.in_thread(services.queries.session_with_reservations, session)
-        if found is None:
-            raise UnknownSession
-        view, held = found
+        view, held = await self.read(session, self._services.queries.session_with_reservations)
         shown, more = held[:INLINE_RESERVATIONS], None
         if len(held) > INLINE_RESERVATIONS:
             more = reservations_url(session, cursor_text(shown[-1].seq, shown[-1].id))
@@ -103,7 +111,9 @@ class SessionCollection(Sessions):
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Create a session."""
         values = clean(await read_body(req, SessionBody))
-        session = await self._services.in_thread(self._services.store.create_session, values, req.context.caller.client)
+        services = self._services
+        session = await services.in_thread(services.store.create_session, values, req.context.caller.client)
+        await services.projections.announce_creation()
         resp.status = 201
         resp.set_header("Location", f"/api/sessions/{session}/")
         resp.data = await self.detail(req, session)
@@ -137,7 +147,8 @@ class SessionItem(Sessions):
             mixed = "is a setting, which takes its turn in the session's order; change it in a request of its own"
             raise InvalidFields({key: mixed for key in values if key not in described})
         services = self._services
-        if not await services.in_thread(services.store.update_session, name, described):
+        if await services.is_unknown(name) or not await services.in_thread(services.store.update_session, name, described):
+            await services.find_session(name)
             raise UnknownSession
         await services.load_head(name)
         resp.data = await self.detail(req, name)
@@ -153,10 +164,7 @@ class SessionReservations(Sessions):
         live_only = choice(req, "status", "live", "all") == "live"
         services = self._services
         await self.wait_for(req, name)
-        found = await services.in_thread(services.queries.reservations, name, cursor(req), page_size + 1, live_only)
-        if found is None:
-            raise UnknownSession
-        view, rows = found
+        view, rows = await self.read(name, services.queries.reservations, cursor(req), page_size + 1, live_only)
         shown, after = rows[:page_size], None
         if len(rows) > page_size:
             words = {} if live_only else {"status": "all"}

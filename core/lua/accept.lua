@@ -18,6 +18,7 @@
 -- And of no partition:
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
 --   aforo:{limits}:k:<key id>   string  the same of an API key; both are in no log and in no command's slot  the same
+--   aforo:created         string  a word that changes with every session that is created     a minute; see core/unknown.py
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
