@@ -51,6 +51,11 @@ class MemoryRedis:
         self._at("forgive")
         self._delete(*names)
 
+    def set(self, name: str, value: str, ex: int) -> None:
+        """SET."""
+        self._at("doubt")
+        self._set(name, value, ex * 1000)
+
     def hset(self, name: str, field: str, value: str) -> None:
         """HSET."""
         lost = self._at("narrow")
@@ -96,9 +101,9 @@ class MemoryRedis:
             known, head = self.get(f"{prefix}job:{job}"), self.get(f"{prefix}s:{session}")
             if head:
                 heads[session] = head
-            if known:
+            if known and not self._is_doubted(prefix, job, known):
                 answers.append((b"K", known))
-            elif keyed[len(answers)] == "1" and head and head.get("f", 0) > self.now_ms():
+            elif keyed[len(answers)] == "1" and (known or (head and head.get("f", 0) > self.now_ms())):
                 answers.append((b"L", b""))
             elif len(self.get(mailbox) or ()) >= limit:
                 answers.append((b"F", b""))
@@ -192,6 +197,11 @@ class MemoryRedis:
         if is_cold and 0 < first_accepted_ms < born:
             head["f"] = born + job_ttl_ms
         return int(new)
+
+    def _is_doubted(self, prefix: str, job: str, known: bytes) -> bool:
+        if known[:1] != b"d" or self.get(f"{prefix}doubt") is None:
+            return False
+        return self.expiries.get(f"{prefix}job:{job}", 0) <= self.expiries[f"{prefix}doubt"]
 
     def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool:
         *counts, lift, lifted = fields

@@ -16,12 +16,25 @@ import pytest
 import redis
 
 from core import mailbox
-from core.mailbox import BATCH, ONE, PORTION, Door, Mailbox, Publication, connect_async, decode_job, draft_job, key
+from core.mailbox import (
+    BATCH,
+    ONE,
+    PORTION,
+    Door,
+    Mailbox,
+    MaybeForgotten,
+    Publication,
+    connect_async,
+    decode_job,
+    draft_job,
+    key,
+)
 from core.model import RESERVE, Job, JobReservation, ReserveArguments, Session, keyed_job_id
 from core.numbering import Lift
 from core.projections import Projections
 from tests.sim.redis_in_memory import AsyncMemoryRedis, MemoryRedis
 from tests.support.stack import Deployment
+from tests.support.waiting import until
 
 SESSIONS = (1, 2, 3)
 STEPS = 400
@@ -216,8 +229,8 @@ class Script:
         told = {job.session_id for job in (*(job for _, job in rows if job), *earlier)}
         sessions = {session_id: self._session(session_id) for session_id in sorted(told)}
         lifts = {session_id: Lift(rng.randint(1, 4), rng.randint(1, 12)) for session_id in sorted(told) if rng.random() < 0.5}
-        over = rng.random() < 0.5
-        return lambda side: side.publish(rows, sessions, lifts, earlier, over, 12.5)
+        over, gone = rng.random() < 0.5, frozenset({3} if rng.random() < 0.05 else ())
+        return lambda side: side.publish(rows, sessions, lifts, earlier, over, 12.5, gone)
 
     def _done(self) -> Job:
         job = self.random.choice(self._jobs)
@@ -262,11 +275,40 @@ def test_the_same_calls_have_the_same_answers_and_leave_the_same(
         assert abs((seconds or -100) - (stands_for_it[name] or -100)) <= NEAR_SECONDS, name
 
 
+def test_what_was_done_before_a_doubt_is_looked_up(sides: list[Side]) -> None:
+    """A doubt and a job of the same millisecond are told apart by nobody, so the clock has to move between them."""
+    told = []
+    for side in sides:
+        side.put_head(Session(1, 5, version=1))
+        before, after = jobs = [numbered_job(number) for number in range(2)]
+        side.accept(jobs)
+        for number, (job, doubt) in enumerate([(before, False), (after, True)]):
+            done = msgspec.structs.replace(job, seq=number + 1, outcome="sold_out")
+            side.publish([], {}, {}, [], True, 1.0, frozenset(), doubt)
+            let_the_clock_move()
+            side.publish([(number, done)], {1: Session(1, 5, version=2 + number, last_seq=number + 1)}, {}, [], True, 1.0)
+            let_the_clock_move()
+        told.append([side.accept(jobs, keyed=True), side.accept(jobs), side.look()])
+    assert told[1] == told[0]
+    (first, second), *_ = told[0]
+    assert first is MaybeForgotten
+    assert second[1]
+
+
+def let_the_clock_move() -> None:
+    now = now_ms()
+    until(lambda: now_ms() > now + 1)
+
+
+def numbered_job(number: int) -> Job:
+    return draft_job(keyed_job_id(b"secret", "open", 1, RESERVE, str(number)), RESERVE, 1, "open", "0" * 16)
+
+
 def test_a_redis_that_is_put_back_counts_fewer_than_were_accepted(sides: list[Side]) -> None:
     told = []
     for side in sides:
         side.put_head(Session(1, 5, version=1))
-        jobs = [draft_job(keyed_job_id(b"secret", "open", 1, RESERVE, str(n)), RESERVE, 1, "open", "0" * 16) for n in range(4)]
+        jobs = [numbered_job(number) for number in range(4)]
         side.accept(jobs[:1])
         side.forget_total()
         told.append((side.accept(jobs[1:]), side.went_back))

@@ -31,7 +31,7 @@ BEGIN_MS = 1_900_000_000_000
 TRANSACTION_MS = 3000  # how long a transaction may stand still; see core.store
 POISON = "poison@example.org"
 WORKER_POINTS = ("after_read", "mid_transaction", "before_commit", "after_commit", "between_publishes", "after_publish")
-REDIS_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "forgive", "head"})
+REDIS_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "doubt", "forgive", "head"})
 POSTGRES_PLACES = frozenset({"lock", "commit"})
 LOSSY_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "head", "commit"})  # a reply may be lost here
 
@@ -149,7 +149,7 @@ class World:
         self._settings = SimpleNamespace(partitions=partitions)
         api: Any = SimpleNamespace(in_thread=_at_once, settings=self._settings, queries=self, _record=self._record)
         api.projections = Projections(client, partitions, job_ttl_seconds)
-        self.submit = Submit(self._door, functools.partial(ApiServices._load_head, api), self._recall, b"secret")
+        self.submit = Submit(self._door, functools.partial(self._find_session, api), self._recall, b"secret")
         self.created = {session.id: session for session in sessions}
         self.store.sessions.update(self.created)
 
@@ -161,10 +161,12 @@ class World:
         """The same in seconds."""
         return self.now / 1000
 
-    def session(self, session_id: int) -> Any:
-        """In the place of `Queries.session`."""
+    async def _find_session(self, api: Any, session_id: int) -> bool:
         found = self.store.sessions.get(session_id)
-        return found and SimpleNamespace(decided=lambda: found, last_seq=found.last_seq)
+        if found is None:
+            return False
+        view: Any = SimpleNamespace(id=session_id, decided=lambda: found, last_seq=found.last_seq)
+        return await ApiServices._load_head(api, view)
 
     def _went_back(self, partition: int, accepted: int, found: int) -> None:
         detail: dict[str, int | str] = {"partition": partition, "accepted": accepted, "found": found}
