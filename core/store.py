@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -540,6 +541,7 @@ def _or_null(value: object) -> str:
     return "\\N" if value is None else str(value)
 
 
+@lru_cache(maxsize=4096)  # commands come many in a millisecond, and each is written with its time twice
 def _time(ms: int | None) -> str:
     return "\\N" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 

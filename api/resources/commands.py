@@ -106,7 +106,7 @@ class Commands:
             code = "queue_full" if isinstance(exc, QueueFull) else type(exc).__name__
             telemetry.REFUSED_AT_DOOR.labels(code).inc()
             raise
-        telemetry.ACCEPT_SECONDS.observe(time.monotonic() - req.context.started)
+        telemetry.accepted_within(time.monotonic() - req.context.started)
         if not receipt.known:
             telemetry.ACCEPTED.add(draft.kind)
         return receipt
