@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import runpy
 import signal
 import sys
@@ -34,15 +33,14 @@ NO_PARTITION_LOCK = "SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epo
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """`at`: crash points, as core/crashpoints.py reads them, of which each process chooses one by `seed` and its pid; `do` there:
-    kill, stop or linger (these two again whenever it comes there, the next time after `again` passes). `log`: a file that gets
-    a line for each.
+    """`at`: crash points, as core/crashpoints.py reads them; `do` there, whenever a process comes by: kill, stop or linger.
+    `permits`: a folder; only who finds a file there with the point's name does it, and takes the file. `log`: a file that gets a
+    line for each.
     """
 
     at: tuple[str, ...] = ()
     do: str = "kill"
-    again: int = 1
-    seed: str = ""
+    permits: str | None = None
     log: str | None = None
     off: tuple[str, ...] = ()  # guards to do without
     bells: int = 1  # how often each is rung
@@ -74,9 +72,7 @@ def strikes(log: Path) -> list[Struck]:
 
 def arrange(rig: Rig) -> None:
     """Arrange it in this process and in those it will start."""
-    if rig.at:
-        _arm(rig)
-        os.register_at_fork(after_in_child=lambda: _arm(rig))
+    _arm(rig)
     if "partition lock" in rig.off:
         store.LOCK = NO_PARTITION_LOCK
     if "row lock" in rig.off:
@@ -91,17 +87,22 @@ def arrange(rig: Rig) -> None:
 
 
 def _arm(rig: Rig) -> None:
-    crashpoints.disarm()
-    point = random.Random(f"{rig.seed}/{os.getpid()}").choice(rig.at)
-    crashpoints.arm(point, lambda: _strike(rig, point.partition("#")[0]))
+    for spec in rig.at:
+        point = spec.partition("#")[0]
+        crashpoints.arm(spec, lambda point=point: _come_by(rig, point))
 
 
-def _strike(rig: Rig, point: str) -> None:
+def _come_by(rig: Rig, point: str) -> None:
+    crashpoints.arm(point, lambda: _come_by(rig, point))
+    if rig.permits is not None:
+        try:
+            os.unlink(os.path.join(rig.permits, point))
+        except FileNotFoundError:
+            return
     _log(rig, point)
     if rig.do == "kill":
         crashpoints.kill_this_process()
-    crashpoints.arm(f"{point}#{rig.again}", lambda: _strike(rig, point))
-    if rig.do == "stop":
+    elif rig.do == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
     else:
         time.sleep(LINGER_SECONDS)

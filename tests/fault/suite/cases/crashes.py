@@ -20,7 +20,7 @@ REQUESTS_PER_SECOND = 700
 POINTS = ("after_read", "mid_transaction", "before_commit", "after_commit", "between_publishes", "after_publish")
 HOT_SESSIONS = 2
 BURST = 270  # for each of them: more than is published in one part
-MOST_BURSTS = 300
+WORKERS_FIRST_SECONDS = 2.0
 DRAINED_SECONDS = 2.0
 
 
@@ -73,34 +73,38 @@ def _victim(run: Run, stage: Stage) -> int:
     in_tests=0.05,
 )
 def crash_points(run: Run) -> None:
-    """Each process of the pool dies over its first batch, at a point of its own choice; the sweeper drains what it left."""
+    """Whoever comes by a point for which there is a permit dies there; the sweeper drains what it left."""
+    permits = run.folder("permits")
     log = run.folder("deaths") / "deaths.log"
-    stage = run.stage(pool=4, rigs={"worker": Rig(at=POINTS, seed=run.seed, log=str(log))})
-    hot = run.venues(stage, *({"capacity": 200, "waitlist_capacity": 100} for _ in range(HOT_SESSIONS)))
-    wanted = run.scaled(20)
+    stage = run.stage(pool=4, rigs={"worker": Rig(at=POINTS, permits=str(permits), log=str(log))})
+    hot = run.venues(stage, *({"capacity": 200, "waitlist_capacity": 100} for _ in range(HOT_SESSIONS)))[-HOT_SESSIONS:]
+    wanted = [point for point in POINTS for _ in range(run.scaled(20))]
+    run.random.shuffle(wanted)
     crowd = Crowd(stage.url)
     people = count()
-    for _ in range(MOST_BURSTS):
-        seen = Counter(strike.point for strike in strikes(log))
-        if all(seen[point] >= wanted for point in POINTS):
-            break
+    while wanted:
         stage.whole("worker")
-        _burst(stage, crowd, [_anybody(run, venue.id, next(people)) for venue in hot[-HOT_SESSIONS:] for _ in range(BURST)], log)
-    else:
-        run.require(False, f"after {MOST_BURSTS} bursts there were only these deaths: {dict(seen)}")
-    moments = [strike.ms for strike in strikes(log)]
-    run.injected(len(moments))
+        for _ in hot:
+            if wanted and not (permits / wanted[-1]).exists():
+                (permits / wanted.pop()).touch()
+        _burst(stage, crowd, [_anybody(run, venue.id, next(people)) for venue in hot for _ in range(BURST)], permits)
+        for left in permits.iterdir():  # nobody came by in time
+            wanted.insert(0, left.name)
+            left.unlink()
+    seen = Counter(strike.point for strike in strikes(log))
+    run.injected(seen.total())
     run.note(", ".join(f"{seen[point]} at {point}" for point in POINTS))
-    run.recovered_after(moments, run.check(stage, crowd.history))
+    run.recovered_after([strike.ms for strike in strikes(log)], run.check(stage, crowd.history))
 
 
-def _burst(stage: Stage, crowd: Crowd, wishes: list[Wish], log: Path) -> None:
+def _burst(stage: Stage, crowd: Crowd, wishes: list[Wish], permits: Path) -> None:
     """Let them pile up, so that whoever drains takes many at once; the workers first, and the sweeper what they leave."""
-    before = len(strikes(log))
     with stage.stopped("sweeper"):
         with stage.stopped("worker"):
             crowd.send(wishes)
-        until(lambda: len(strikes(log)) > before or not stage.waiting(), 10, "somebody dies, or nothing is left")
+        deadline = time.monotonic() + WORKERS_FIRST_SECONDS
+        while stage.waiting() and any(permits.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.02)
     stage.drained(60)
 
 
@@ -120,7 +124,7 @@ def _anybody(run: Run, session: int, number: int) -> Wish:
 def api_crash(run: Run) -> None:
     """What was accepted and never rung for, or answered, is the sweeper's."""
     log = run.folder("deaths") / "deaths.log"
-    stage = run.stage(rigs={"api": Rig(at=("accepted", "accepted#3", "accepted#9"), seed=run.seed, log=str(log))})
+    stage = run.stage(rigs={"api": Rig(at=("accepted#3",), log=str(log))})
     wanted = run.scaled(50)
     with run.traffic(stage, per_second=150, connections=16) as traffic:
         until(lambda: len(strikes(log)) >= wanted, 20 + 10 * wanted, f"{wanted} processes of the API die")
