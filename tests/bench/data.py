@@ -64,6 +64,7 @@ WHERE s.id = w.id"""
 BEGIN_IDS = "SELECT setval('sessions_id_seq', greatest(last_value, %s)) FROM sessions_id_seq"
 APPLIED = "SELECT count(*) FROM jobs WHERE session_id BETWEEN %s AND %s AND seq > 0"
 APPLIED_FAST = "SELECT coalesce(sum(last_seq), 0)::bigint FROM sessions WHERE id BETWEEN %s AND %s"
+BATCHES = "SELECT count(DISTINCT batch) FROM jobs WHERE session_id BETWEEN %s AND %s AND seq > 0"
 SOUND = """
 SELECT (SELECT coalesce(sum(reserved), 0) FROM sessions WHERE id BETWEEN %(first)s AND %(last)s)::bigint,
        (SELECT count(*) FROM reservations WHERE status = 'confirmed' AND session_id BETWEEN %(first)s AND %(last)s)"""
@@ -136,6 +137,10 @@ class Books:
     def applied_so_far(self, block: Block) -> int:
         """The same from the sessions' own counters, quick enough to ask for while it is being measured."""
         return self.rows(APPLIED_FAST, (block.first, block.last))[0][0]
+
+    def batches(self, block: Block) -> int:
+        """In how many transactions they were applied."""
+        return self.rows(BATCHES, (block.first, block.last))[0][0]
 
     def is_sound(self, block: Block) -> bool:
         """Whether the counters are what the reservations say."""

@@ -85,9 +85,14 @@ class Load:
         return f"closed loop by {closed}; open loop by {own}"
 
     def closed(self, url: str, requests: Requests, seconds: float, connections: int = 64) -> Sent:
-        """Keep `connections` requests under way."""
-        if self._wrk:
-            return self._by_wrk(url, requests, seconds, connections)
+        """Keep `connections` requests under way. Raises LoadFailed when most of them are refused."""
+        sent = (self._by_wrk if self._wrk else self._by_enough)(url, requests, seconds, connections)
+        if sent.refused > sent.answered / 2:
+            raise LoadFailed(f"{sent.refused} of {sent.answered} requests to {url} were refused")
+        return sent
+
+    def _by_enough(self, url: str, requests: Requests, seconds: float, connections: int) -> Sent:
+        """By as many processes of our own as it takes, so that none of them is what limits."""
         while True:
             sent = self._by_ourselves(url, requests, seconds, connections)
             if sent.busy < BUSY or self._processes >= PROCESSES_MAX:

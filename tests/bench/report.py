@@ -139,6 +139,9 @@ def _processor(book: Book) -> Table:
         found = [book.of(f"cpu {name} {kind}") for kind in KINDS]
         if any(found):
             rows.append((name, *(_shown(one) for one in found)))
+    if rows:
+        sizes = (_shown(book.of(f"a batch {kind}")) for kind in KINDS)
+        rows.append(("commands in a worker's transaction, on average", *sizes))
     below = ["With the machine's cores it says what can be had at most; unlike rates, it hardly depends on what else runs."]
     return Table(
         "Processor time for each command, accepted and applied, in µs", ("", *(TITLES[kind] for kind in KINDS)), rows, below

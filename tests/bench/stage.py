@@ -215,7 +215,7 @@ class Queued:
         self.deployment = deployment
         self.books = Books(deployment)
         self._redis = deployment.redis()
-        environment = {"PEER_DATABASE_URL": deployment.owner_url, "PEER_BROKER_URL": deployment.redis_url}
+        environment = {"PEER_DATABASE_URL": deployment.owner_url, "PEER_BROKER_URL": deployment.redis_owner_url}
         self.url, api = _threaded("queued-api", environment, "tests.bench.peers.queued:create_app()")
         celery = ("-m", "celery", "--app", "tests.bench.peers.queued:app", "worker", "--loglevel", "WARNING")
         worker = python_program("queued-worker", environment, *celery, "--concurrency", str(TASK_PROCESSES))

@@ -89,6 +89,7 @@ def aforo(bench: Bench, kind: str) -> None:
     for name, after in processor_seconds(bench).items():
         bench.book.add(f"cpu {name} {kind}", 1e6 * (after - before[name]) / found.count)
     bench.book.add(f"{AFORO} accepted {kind}", found.accepted)
+    bench.book.add(f"a batch {kind}", found.count / stage.aforo.books.batches(block))
     bench.note(f"{AFORO} {kind}", found.rate)
 
 
