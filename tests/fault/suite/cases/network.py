@@ -26,7 +26,7 @@ Outage = tuple[float, float]  # wall clock, in milliseconds
     injected="a proxy before Redis, for the API, workers and sweeper, that forwards a call, awaits its reply and hangs up "
     "instead, 10 % of them during 20,000 requests",
     passes="0 duplicates, nobody quarantined",
-    in_tests=0.05,
+    in_tests=0.03,
 )
 def lost_replies(run: Run) -> None:
     """The script ran, and whoever called it does not know."""

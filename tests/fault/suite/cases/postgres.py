@@ -26,7 +26,7 @@ def postgres_crash(run: Run) -> None:
     servers = run.own_servers()
     stage = run.stage(servers)
     back = []
-    with run.traffic(stage, per_second=500) as traffic:
+    with run.traffic(stage, per_second=run.scaled(500, least=150)) as traffic:
         for _ in range(run.scaled(20)):
             time.sleep(run.random.uniform(0.3, 1.0))
             kill_postgres(servers.postgres)

@@ -31,13 +31,13 @@ def valkey_crash(run: Run) -> None:
     back = []
     with run.traffic(stage) as traffic:
         for number in range(run.scaled(20, least=2)):
-            time.sleep(run.random.uniform(0.5, 1.5))
+            time.sleep(run.random.uniform(0.3, 1.2))
             servers.valkey.kill()
             if number % 2:
                 log.tear()
             servers.valkey.start()
             back.append(time.time() * 1000)
-        time.sleep(run.random.uniform(0.5, 1.5))
+        time.sleep(run.random.uniform(0.3, 1.2))
         _begin_rewrite(stage)
         servers.valkey.kill()
         servers.valkey.start()
