@@ -85,7 +85,8 @@ def control_row_lock(run: Run) -> None:
 def control_constraint(run: Run) -> None:
     """A mistake of our own meets the database's last word."""
     for off in ((), ("constraint",)):
-        harm = _harm(_run(run, off, {name: Rig(miscounts=True) for name in PROGRAMS}))
+        rigs = {name: Rig(miscounts=True) for name in PROGRAMS}
+        harm = _harm(_run(run, off, rigs, per_second=15))  # what the constraint stops is tried four times before it is set aside
         _judge(run, "constraint", bool(off), harm)
 
 
@@ -103,13 +104,14 @@ def _contended(run: Run, off: tuple[str, ...]) -> Findings:
     return _run(run, off, dict.fromkeys(PROGRAMS, rig), workers=2, pool=2)
 
 
-def _run(run: Run, off: tuple[str, ...], rigs: dict[str, Rig], **options: Any) -> Findings:
+def _run(run: Run, off: tuple[str, ...], rigs: dict[str, Rig], per_second: float = 100, **options: Any) -> Findings:
     """A short run on a stage without these guards; what the checker finds."""
     stage = run.stage(rigs=rigs, **options)
     for guard in off:
         if guard in DROP:
             stage.deployment.sql(DROP[guard])
-    with run.traffic(stage, _few_places(stage), per_second=100, connections=16, manners=Manners(cancels=0.1, waits=0)) as traffic:
+    manners = Manners(cancels=0.1, waits=0)
+    with run.traffic(stage, _few_places(stage), per_second=per_second, connections=16, manners=manners) as traffic:
         end = time.monotonic() + run.scaled(20, least=4)
         while time.monotonic() < end:
             stage.ring(4)
