@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import falcon.asgi
 
-from api.limits import count_address
+from api.limits import count_address, count_of
 from api.requests import bearer
 from core.bootstrap import ApiServices
 from core.errors import NotAuthenticated, ScopeMissing, UnknownKey
@@ -79,7 +79,7 @@ class Access:
         caller = await keyring.caller(token)
         if caller is None:
             await count_address(self._services, req, resp, resource)
-            raise req.context.refused or UnknownKey
+            raise count_of(req).refused or UnknownKey
         if not caller.may(*needed):
             raise ScopeMissing(NEEDS_SCOPE, scopes=", ".join(scope for scope in needed if scope != HOLDER))
         req.context.caller = caller

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import falcon.asgi
 
@@ -29,9 +30,12 @@ BOOT_RETRY_SECONDS = 0.5
 
 def create_app(services: ApiServices) -> falcon.asgi.App:
     """The ASGI application on the given services. Does no I/O but reading its own static files."""
-    middleware = [Observe(services), Access(services), Limit(services)]
-    if services.settings.cors_origins:
-        middleware.insert(0, Cors(services.settings.cors_origins))
+    settings = services.settings
+    middleware: list[Any] = [Observe(services), Access(services)]
+    if settings.rate_per_key or settings.rate_per_address:
+        middleware.append(Limit(services))
+    if settings.cors_origins:
+        middleware.insert(0, Cors(settings.cors_origins))
     app = falcon.asgi.App(media_type="application/json", middleware=middleware)
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)

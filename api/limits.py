@@ -50,59 +50,72 @@ def patience(services: ApiServices, req: falcon.asgi.Request) -> Iterator[int]:
         yield seconds if free else 0
 
 
+class Count:
+    """What a request was counted as so far: the buckets it has paid, and why it is refused, if it is."""
+
+    __slots__ = ("paid", "refused")
+
+    def __init__(self) -> None:
+        self.paid: Buckets = ()
+        self.refused: RateLimited | None = None
+
+
+def count_of(req: falcon.asgi.Request) -> Count:
+    """What this request was counted as so far."""
+    count: Count | None = getattr(req.context, "count", None)
+    if count is None:
+        count = req.context.count = Count()
+    return count
+
+
 class Limit:
-    """Counts every request to the API, after `Access` has told who sends it."""
+    """Counts every request to the API, after `Access` has told who sends it. Of use only where there is a limit."""
 
     def __init__(self, services: ApiServices) -> None:
         self._services = services
-
-    async def process_request(self, req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
-        """Not counted yet."""
-        req.context.paid = ()
-        req.context.refused = None
 
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, params: dict[str, Any]
     ) -> None:
         """Raises RateLimited."""
         limiter = self._services.limiter
-        if not limiter.is_on or req.uri_template in UNLIMITED:
+        if req.uri_template in UNLIMITED:
             return
-        context = req.context
-        if context.refused is None:
-            buckets = limiter.buckets(None if context.paid else address_of(req), context.caller.key_id)
+        count = count_of(req)
+        if count.refused is None:
+            buckets = limiter.buckets(None if count.paid else address_of(req), req.context.caller.key_id)
             if buckets:
-                await _count(limiter, req, resp, buckets)
-        if context.refused is not None and not await is_replay(req, resource, params):
+                await _count(limiter, count, resp, buckets)
+        if count.refused is not None and not await is_replay(req, resource, params):
             telemetry.RATE_LIMITED.inc()
-            raise context.refused
+            raise count.refused
 
 
 async def count_address(services: ApiServices, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any) -> None:
     """Count the address by itself: a key has to be looked up, or was guessed. Raises RateLimited."""
-    context, buckets = req.context, services.limiter.buckets(address_of(req), None)
-    if not buckets or context.paid or context.refused is not None or req.uri_template in UNLIMITED:
+    count, buckets = count_of(req), services.limiter.buckets(address_of(req), None)
+    if not buckets or count.paid or count.refused is not None or req.uri_template in UNLIMITED:
         return
-    await _count(services.limiter, req, resp, buckets)
-    if context.refused is not None and not may_be_replay(req, resource):
+    await _count(services.limiter, count, resp, buckets)
+    if count.refused is not None and not may_be_replay(req, resource):
         telemetry.RATE_LIMITED.inc()
-        raise context.refused
+        raise count.refused
 
 
 async def count_commands(
     services: ApiServices, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, commands: int
 ) -> None:
     """A request turned out to hold so many commands: it costs as many. Raises RateLimited."""
-    paid = req.context.paid
-    if commands < 2 or not paid:
+    count = count_of(req)
+    if commands < 2 or not count.paid:
         return
     try:
-        verdict = await services.limiter(paid, commands, 1)
+        verdict = await services.limiter(count.paid, commands, 1)
     except Unavailable:
         return
     _show(resp, verdict)
     if not verdict.passes and not await is_replay(req, resource, {}):
-        await _give_back(services.limiter, req)
+        await _give_back(services.limiter, count)
         telemetry.RATE_LIMITED.inc()
         raise RateLimited(verdict.retry_seconds(commands, 1))
 
@@ -117,23 +130,23 @@ async def is_replay(req: falcon.asgi.Request, resource: Any, params: dict[str, A
     return may_be_replay(req, resource) and await resource.is_replay(req, **params)
 
 
-async def _count(limiter: Limiter, req: falcon.asgi.Request, resp: falcon.asgi.Response, buckets: Buckets) -> None:
+async def _count(limiter: Limiter, count: Count, resp: falcon.asgi.Response, buckets: Buckets) -> None:
     """Without Redis no command can be accepted anyway, and whatever else can be answered may be."""
     try:
         verdict = await limiter(buckets)
     except Unavailable:
         return
     if verdict.passes:
-        req.context.paid += buckets
+        count.paid += buckets
     else:
-        await _give_back(limiter, req)
-        req.context.refused = RateLimited(verdict.retry_seconds())
+        await _give_back(limiter, count)
+        count.refused = RateLimited(verdict.retry_seconds())
     _show(resp, verdict)
 
 
-async def _give_back(limiter: Limiter, req: falcon.asgi.Request) -> None:
+async def _give_back(limiter: Limiter, count: Count) -> None:
     """Who is refused has asked for nothing."""
-    paid, req.context.paid = req.context.paid, ()
+    paid, count.paid = count.paid, ()
     if paid:
         with suppress(Unavailable):
             await limiter(paid, 0, 1)

@@ -19,7 +19,7 @@ from tests.support.waiting import until
 
 LIMIT_SECONDS = 2
 SLOW = 500
-CALLS = 400
+CALLS = 300
 ROUNDS = 4
 START = b"GET /healthz HTTP/1.1\r\nX-Slow: "
 BUNDLE = get("/api/docs/swagger-ui-bundle.js")  # over a megabyte
