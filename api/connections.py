@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -67,6 +67,10 @@ class Guard:
         self._of_address: dict[str, int] = {}
         self._counts_alone = lru_cache(4096)(self._is_proxy)
         self._sweeping = False
+
+    def allow(self, connections: int) -> None:
+        """There may be no more than so many, whatever the settings say."""
+        self.limits = replace(self.limits, connections=max(1, min(connections, self.limits.connections)))
 
     def admit(self, address: str, connections: int) -> bool:
         """Whether another connection may be had, beside so many; if so it is counted, until `leave`."""

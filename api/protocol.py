@@ -82,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """It is gone."""
         self._interrupt()
         super().connection_lost(exc)
+        self._exit.close = self.transport.close  # or this and that would keep each other from going
         self.deadline = self.stalled_until = NEVER
         if self._address is not None:
             self._guard.leave(self._address)

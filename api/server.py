@@ -22,6 +22,7 @@ OTHER_FILES = 200  # that a process may have open beside its connections
 
 log = logging.getLogger(__name__)
 _settings = load()
+_guard = Guard(Limits.of(_settings))
 
 
 class Worker(UvicornWorker):
@@ -29,7 +30,7 @@ class Worker(UvicornWorker):
 
     CONFIG_KWARGS: ClassVar[dict[str, object]] = {
         "loop": "uvloop",
-        "http": partial(GuardedProtocol, Guard(Limits.of(_settings))),
+        "http": partial(GuardedProtocol, _guard),
         "ws": "none",
         "lifespan": "on",
         "access_log": False,
@@ -46,7 +47,7 @@ def post_worker_init(worker: object) -> None:
     """After gunicorn has set its own log handlers up, put everything into one JSON stream."""
     telemetry.configure_logging(_settings.log_level, "api")
     rarely_collect_garbage()
-    allow_open_files(_settings.max_connections + OTHER_FILES)
+    _guard.allow(open_files(_settings.max_connections + OTHER_FILES) - OTHER_FILES)
 
 
 def rarely_collect_garbage() -> None:
@@ -57,14 +58,15 @@ def rarely_collect_garbage() -> None:
     gc.set_threshold(20_000, 50, 50)
 
 
-def allow_open_files(wanted: int) -> None:
-    """Let this process have as many connections as are allowed, as far as the system lets it."""
+def open_files(wanted: int) -> int:
+    """Let this process have so many files open, or as many as the system lets it: how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < possible:
         resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
     if possible < wanted:
         log.warning("few_open_files", extra={"allowed": possible, "wanted": wanted})
+    return possible
 
 
 def child_exit(server: object, worker: UvicornWorker) -> None:

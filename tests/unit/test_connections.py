@@ -12,6 +12,14 @@ def test_no_more_than_are_allowed_in_all() -> None:
     assert [guard.admit("10.0.0.1", count) for count in (1, 2, 3, 4)] == [True, True, True, False]
 
 
+def test_no_more_than_the_system_has_files_for() -> None:
+    guard = Guard(Limits(connections=1000))
+    guard.allow(2)
+    assert [guard.admit("10.0.0.1", count) for count in (2, 3)] == [True, False]
+    guard.allow(5000)
+    assert guard.limits.connections == 2
+
+
 def test_no_more_than_are_allowed_from_one_address() -> None:
     guard = Guard(Limits(connections_per_address=2))
     assert [guard.admit("10.0.0.1", 1) for _ in range(3)] == [True, True, False]
