@@ -303,8 +303,7 @@ class Door:
             if isinstance(reply, Exception):
                 continue
             depth, pace, rung, answers, found, before, accepted = reply
-            if accepted:
-                self._count(partition, before, accepted)
+            self._count(partition, before, accepted)  # also when all were known: the reply to what accepted them may be lost
             heads = {int(session): session_head(fields) for session, *fields in found}
             if rung:
                 reach("accepted")

@@ -99,7 +99,8 @@ for i = 6, #ARGV, 4 do
 end
 
 local rung = 0
-local before = 0
+local total = prefix .. 'total:' .. ARGV[3]
+local before = tonumber(redis.call('GET', total) or '0')
 if accepted > 0 then
   for session, head in pairs(heads) do
     if head and head.accepted > 0 then
@@ -107,8 +108,6 @@ if accepted > 0 then
       redis.call('PERSIST', prefix .. 's:' .. session)
     end
   end
-  local total = prefix .. 'total:' .. ARGV[3]
-  before = tonumber(redis.call('GET', total) or '0')
   redis.call('SET', total, before + accepted, 'EX', ARGV[4])
   if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
 end

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
+import redis
 
 from core import crashpoints
 from core.bootstrap import ApiServices
@@ -160,6 +162,27 @@ def test_what_one_process_lost_is_not_hidden_by_what_another_accepts(driver: Dri
         other.reserve(session, "cy", "dee", "eve")
         assert other.went_back == []
     driver.reserve(session, "fay")
+    assert driver.went_back == [(driver.partition(session), 2, 1)]
+
+
+def test_a_loss_is_noticed_though_the_reply_to_what_was_lost_was_lost_too(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    door: Any = driver.submit._door
+    call = door._call
+
+    async def lose_the_reply_once(*given: Any) -> Any:
+        monkeypatch.undo()
+        await call(*given)
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(door, "_call", lose_the_reply_once)
+    (bo,) = driver.reserve(session, "bo")
+    assert bo.known  # by the second call
+    put_back(driver, saved)
+    driver.reserve(session, "cy")
     assert driver.went_back == [(driver.partition(session), 2, 1)]
 
 

@@ -125,7 +125,7 @@ class MemoryRedis:
             self._set(f"{prefix}bell", "1", bell_ms)
         depth = len(self.get(mailbox) or ())
         shown = [(str(session).encode(), *_fields(head, "acrwls")) for session, head in heads.items()]
-        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before if accepted else 0, len(accepted)]
+        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before, len(accepted)]
 
     def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
         """take.lua"""
