@@ -14,8 +14,8 @@ from pathlib import Path
 from tests.bench import footprint, growth, latency, parts, report, throughput
 from tests.bench.bench import FULL, QUICK, Bench
 from tests.bench.book import Book
-from tests.bench.load import Load
-from tests.bench.stage import Stage
+from tests.bench.load import Load, LoadFailed
+from tests.bench.stage import BenchFailed, Stage
 from tests.bench.workload import HOT, MANY, ZIPF
 from tests.support.processes import ROOT
 
@@ -24,9 +24,21 @@ DOCS = ROOT / "docs"
 
 
 def main() -> int:
-    """Parse, run, print, write."""
+    """Parse, run, print, write. 1 when something could not be measured."""
     asked = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and folders go away then, too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that servers and folders go away then, too
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    try:
+        _run(asked)
+    except (BenchFailed, LoadFailed) as exc:
+        _say(f"The bench failed: {exc}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(asked: argparse.Namespace) -> None:
     settings = dict(one.split("=", 1) for one in asked.set)
     started = time.monotonic()
     with ExitStack() as open_:
@@ -47,7 +59,6 @@ def main() -> int:
         bench.book.save(DOCS / "bench" / ("growth.json" if asked.growth else "full.json"))
         report.publish(DOCS)
         _say("docs/bench.md and its charts are new.")
-    return 0
 
 
 def _arguments() -> argparse.Namespace:

@@ -19,7 +19,7 @@ BARS = (
     ("B", "a Celery task each"),
 )
 BAR, BAR_STEP, GROUP_GAP = 20.0, 27.0, 34.0
-LABELS, RIGHT = 208.0, 110.0
+LABELS, RIGHT = 208.0, 190.0
 FASTEST_MS, SLOWEST_MS = 1.0, 10_000.0
 
 

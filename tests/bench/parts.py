@@ -16,7 +16,7 @@ WARM_SECONDS = 1
 LISTED_SESSIONS = 1000
 FEW_RESERVATIONS = 10
 FULL_SESSIONS, FULL_RESERVATIONS = 100, 100
-SETTLED_SECONDS = 0.3
+SETTLED_SECONDS, SETTLING_SECONDS, SETTLED_BYTES = 0.3, 3.0, 4096
 LEDGER_TABLES = ("reservations", "jobs")
 WORKERS = ("worker", "sweeper")
 
@@ -34,11 +34,9 @@ def accept_then_apply(bench: Bench, processes: int, kind: str) -> None:
     with aforo.halted("sweeper"):
         with aforo.halted("worker"):
             sent = bench.load.closed(aforo.url, requests, bench.size.part_seconds, CONNECTIONS)
-            time.sleep(SETTLED_SECONDS)
             backlog, queued = aforo.waiting(), redis_bytes(bench)
         started = time.monotonic()
         seconds = aforo.drained() - started
-    time.sleep(SETTLED_SECONDS)
     bench.note(f"accept {kind}", sent.rate)
     bench.note(f"apply {processes} {kind}", backlog / seconds)
     book.add("bytes queued", (queued - kept) / backlog)
@@ -47,9 +45,15 @@ def accept_then_apply(bench: Bench, processes: int, kind: str) -> None:
 
 
 def redis_bytes(bench: Bench) -> int:
-    """What Valkey holds, less the buffers of its clients and its log."""
-    found = bench.stage.aforo.redis.info("memory")
-    return found["used_memory"] - found["mem_clients_normal"] - found.get("mem_aof_buffer", 0)
+    """What Valkey holds, less the buffers of its clients and its log; these it counts now and then, so until it is settled."""
+    until, before = time.monotonic() + SETTLING_SECONDS, 0
+    while True:
+        found = bench.stage.aforo.redis.info("memory")
+        held = found["used_memory"] - found["mem_clients_normal"] - found.get("mem_aof_buffer", 0)
+        if abs(held - before) < SETTLED_BYTES or time.monotonic() > until:
+            return held
+        before = held
+        time.sleep(SETTLED_SECONDS)
 
 
 def accept_batches(bench: Bench) -> None:
