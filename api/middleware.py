@@ -7,6 +7,7 @@ import re
 import secrets
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 import falcon.asgi
@@ -16,7 +17,21 @@ from core import telemetry
 from core.bootstrap import ApiServices
 
 _CLIENTS_OWN = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_ID = "(?:[0-9]{1,19}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 FLUSH_SECONDS = 0.1
+
+
+@lru_cache
+def _shape(template: str) -> re.Pattern[str]:
+    """What a path of this route looks like when all that is not fixed are ids: numbers, UUIDs."""
+    return re.compile(re.sub(r"\\{\w+\\}", _ID, re.escape(template)) + "/?", re.ASCII)
+
+
+def shown_path(path: str, template: str | None) -> str | None:
+    """A path as it may be logged: whole where it holds nothing but ids, else its route, else nothing. People type anything."""
+    if template is None:
+        return None
+    return path if _shape(template).fullmatch(path) else template
 
 
 class AccessLog:
@@ -86,7 +101,7 @@ class Observe:
                 at=time.time(),
                 request_id=telemetry.request_id.get(),
                 method=req.method,
-                path=req.path[:200],
+                path=shown_path(req.path, req.uri_template),
                 status=resp.status_code,
                 job_id=context.job_id,
                 ms=round((time.monotonic() - context.started) * 1000, 2),

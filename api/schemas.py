@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -175,12 +176,17 @@ def _wrong_fields(body: bytes, shape: type[msgspec.Struct]) -> dict[str, str]:
     return wrong_fields(found, shape)
 
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", re.ASCII)
+UNNAMED = "?"  # what could not be a field's name may be anything, somebody's address too: it is not said again
+
+
 def wrong_fields(found: Any, shape: type[msgspec.Struct]) -> dict[str, str]:
     """What keeps a decoded value from being a `shape`, by field."""
     if not isinstance(found, dict):
         return {"": "must be a JSON object"}
     fields = {field.name: field for field in msgspec.structs.fields(shape)}
-    wrong = {str(name)[:100]: "is not a field of this request" for name in found if name not in fields}
+    unknown = (name if _NAME.fullmatch(name) else UNNAMED for name in found if name not in fields)
+    wrong = dict.fromkeys(unknown, "is not a field of this request")
     for name, field in fields.items():
         if name not in found:
             if field.required:

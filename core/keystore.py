@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy.engine import Connection, Engine
 
 from core.keys import SCOPES, Key, key_of
-from core.store import translated
+from core.pgerrors import translated
 
 COLUMNS = """id, client, scopes, digest, (extract(epoch FROM created_at) * 1000)::bigint,
   (extract(epoch FROM expires_at) * 1000)::bigint, (extract(epoch FROM revoked_at) * 1000)::bigint"""

@@ -13,7 +13,8 @@ from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func
 from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
-from core.store import NO_LIMIT, SHOWN_JOBS_BY_ID, job_of, translated
+from core.pgerrors import translated
+from core.store import NO_LIMIT, SHOWN_JOBS_BY_ID, job_of
 from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
 from core.tables import batches as b
 from core.tables import jobs as j

@@ -1,7 +1,7 @@
 """Postgres, the truth: the sole owner of SQL that writes. One `Batch` is one transaction under its partition's lock.
 
 Every statement is set-wise: a batch costs about eight of them, whether it holds one command or a thousand. Driver errors
-are translated here: `Unavailable` when Postgres cannot serve now, anything else is somebody's fault and stays itself.
+are translated (core/pgerrors.py): `Unavailable` when Postgres cannot serve now, anything else stays itself.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import sqlalchemy
 from psycopg2.extensions import parse_dsn
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.crashpoints import reach
 from core.decide import SETTINGS, Decision, PersonKey
-from core.errors import MissingRight, NotMigrated, SettingsConflict, Unavailable
+from core.errors import NotMigrated, SettingsConflict
 from core.mailbox import Unreadable
 from core.model import (
     CREATE,
@@ -42,6 +42,7 @@ from core.model import (
     new_job_id,
 )
 from core.numbering import Incident, Known
+from core.pgerrors import READ_ONLY, translated
 from core.waitlist import WaitlistNeed, Window
 
 # What a session has whose creator says nothing of it.
@@ -71,10 +72,6 @@ _NETWORK = {
     "tcp_user_timeout": 10_000,  # milliseconds; for what was sent and not acknowledged, where keepalives do not help
 }
 WHERE_WRITES_GO = "read-write"
-
-READ_ONLY = "25006"
-# Postgres's own classes of "not now": read-only, resources, operator, i/o, deadlock and serialisation, lock time-out.
-_NOT_NOW = (READ_ONLY, "25P0", "53", "57", "58", "40", "55P03", "08")
 
 SETTING_COLUMNS = (
     "id", "capacity", "reserved", "waitlist_capacity", "waitlist_policy", "max_seats_per_reservation", "opens_at", "closes_at",
@@ -239,6 +236,7 @@ def create_engine(url: str, pool_size: int, pre_ping: bool = True) -> Engine:
         pool_timeout=5,
         pool_pre_ping=pre_ping,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,  # in its errors: they name people
     )
     event.listen(engine, "connect", _set_timeouts)
     event.listen(engine, "handle_error", _leave_read_only)
@@ -275,27 +273,6 @@ def _leave_read_only(context: Any) -> None:
     """A connection to a server that only reads (it was demoted, or told so) would stay read-only for ever: make new ones."""
     if getattr(context.original_exception, "pgcode", None) == READ_ONLY:
         context.is_disconnect = True
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise Unavailable for what is Postgres's state and not the statement's fault."""
-    try:
-        yield
-    except (DBAPIError, psycopg2.Error) as exc:  # the driver's own come from COPY, which SQLAlchemy does not wrap
-        cause = exc.orig if isinstance(exc, DBAPIError) else exc
-        code = getattr(cause, "pgcode", None)
-        if code == "42P01":
-            raise NotMigrated from exc
-        if code == "42501":
-            raise MissingRight from exc
-        if code is None and isinstance(cause, (psycopg2.OperationalError, psycopg2.InterfaceError)):
-            raise Unavailable("Postgres cannot be reached.") from exc
-        if code is not None and code.startswith(_NOT_NOW):
-            raise Unavailable("Postgres cannot serve this now.") from exc
-        raise
-    except sqlalchemy.exc.TimeoutError as exc:
-        raise Unavailable("All connections to Postgres are busy.") from exc
 
 
 class Batch:

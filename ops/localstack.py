@@ -37,7 +37,8 @@ CHECK_SECONDS = 30
 INITDB_SECONDS = 120
 INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
 
-# fsync and synchronous_commit stay on, as in production; what is set here is only room.
+# fsync and synchronous_commit stay on, as in production; what is set here is room, and that no log names people: not the
+# statement that failed, not the row or the line of a COPY it failed at.
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -48,6 +49,8 @@ POSTGRES_SETTINGS = {
     "jit": "off",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 
 # What /readyz demands: every accepted command is on disk before its 202, and none is ever evicted.
@@ -60,6 +63,7 @@ VALKEY_SETTINGS = {
     "save": '""',
     "daemonize": "no",
     "loglevel": "warning",
+    "slowlog-log-slower-than": "-1",  # it would keep commands whole, with the people in them
 }
 
 # What the running processes may do in Valkey: read and write their own keys and Celery's; not look for others, nor empty,

@@ -168,29 +168,21 @@ def test_a_full_queue_refuses_and_still_answers_known_keys(stacks: Callable[...,
         assert until(lambda: api.reserve(session).status_code == 409, 20)  # three places, all long taken
 
 
-def test_logs_are_json_lines_that_name_requests_and_jobs_and_never_people(stacks: Callable[..., Stack]) -> None:
+def test_logs_are_json_lines_that_name_requests_and_jobs(stacks: Callable[..., Stack]) -> None:
+    """And never people: test_canary.py."""
     stack = stacks(log_level="debug")
-    canary = {"name": "Canaria Secreta", "email": "canary.secret@example.org"}
     with Api(stack.url) as api:
-        session = api.new_session(capacity=1)
-        named = api.reserve(session, canary, X_Request_Id="asked.by-me_1")
-        api.reserve(session, {**canary, "name": "x" * 101})
-        api.reserve(session, canary)
-        api.get(f"/api/sessions/{session}/reservations/")
-        api.cancel(session, canary["email"], Idempotency_Key="canary-key-1")
-        api.post(f"/api/sessions/{session}/reserve/", content=json.dumps(canary)[:-3].encode())
+        session = api.new_session()
+        named = api.reserve(session, X_Request_Id="asked.by-me_1")
         assert named.headers["X-Request-Id"] == "asked.by-me_1"
         assert len(api.get("/healthz").headers["X-Request-Id"]) >= 8
-        exposed = api.get("/metrics").text
-        redis = stack.deployment.redis()
-        keys = b" ".join(redis.keys("*")).decode()
+        api.get("/nobody@example.org")
     stack.close()
     lines = [json.loads(line) for line in stack.api.output().splitlines()]
     (line,) = [line for line in lines if line.get("request_id") == "asked.by-me_1" and line["event"] == "request"]
     assert (line["job_id"], line["method"], line["status"]) == (named.json()["id"], "POST", 201)
-    written = stack.api.output() + stack.worker.output() + stack.sweeper.output() + exposed + keys
-    assert "canary" not in written.lower().replace("canary-key-1", "")
-    assert "canaria" not in written.lower()
+    paths = [line["path"] for line in lines if line.get("path", "/readyz") != "/readyz"]
+    assert paths == ["/api/sessions", f"/api/sessions/{session}/reserve", "/healthz", None]
 
 
 def test_the_api_finishes_what_it_holds(stacks: Callable[..., Stack]) -> None:

@@ -26,7 +26,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from sqlalchemy.engine import make_url
 
-from ops.localstack import valkey_app_rights
+from ops.localstack import POSTGRES_SETTINGS, VALKEY_SETTINGS, valkey_app_rights
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ["docker-compose.yml", "Dockerfile", "Makefile", ".ci/run"]
@@ -300,6 +300,15 @@ def test_valkey_has_a_write_on_disk_before_it_answers_and_throws_nothing_out() -
             "--maxmemory-policy": "noeviction",
         }.items()
     )
+
+
+def test_the_logs_of_both_servers_name_nobody_as_in_the_local_stack() -> None:
+    _, *arguments = services()["valkey"]["command"]
+    assert ("--slowlog-log-slower-than", VALKEY_SETTINGS["slowlog-log-slower-than"]) in itertools.pairwise(arguments)
+    program, *arguments = services()["postgres"]["command"]
+    quiet = ("log_min_error_statement", "log_error_verbosity")
+    assert program == "postgres"
+    assert arguments == [word for name in quiet for word in ("-c", f"{name}={POSTGRES_SETTINGS[name]}")]
 
 
 def test_processes_start_after_the_migration_and_the_migration_after_postgres() -> None:
