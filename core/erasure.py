@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.engine import Connection, Engine
 
 from core.crashpoints import reach
-from core.errors import StillSeen
+from core.errors import NotOwner, StillSeen
 from core.model import FORGOTTEN, Job, forgotten_key
 from core.pgerrors import translated
 from core.store import JOBS_BY_ID, LOCK_NAMESPACE, NO_LIMIT, job_of
@@ -34,6 +34,8 @@ TABLES = ("incidents", "unreadable", "sessions", "batches", "reservations", "job
 REWRITTEN = ("reservations", "jobs", "unreadable")  # those that hold names
 
 UNLIMITED = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = %s"
+
+MAY_ERASE = "SELECT has_table_privilege('jobs', 'UPDATE') AND has_table_privilege('jobs', 'DELETE')"
 
 WAIT_FOR_LOCK = "SELECT pg_advisory_xact_lock(%s, %s)"
 
@@ -174,6 +176,12 @@ class Erasure:
     def __init__(self, engine: Engine, secret: bytes) -> None:
         self._engine = engine
         self._secret = secret
+
+    def check_rights(self) -> None:
+        """Raise NotOwner before anything is begun that this role may not finish."""
+        with self._transaction() as connection:
+            if not connection.exec_driver_sql(MAY_ERASE).scalar_one():
+                raise NotOwner
 
     # -- a person --------------------------------------------------------------------------------------------------------
 

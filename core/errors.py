@@ -93,6 +93,10 @@ class DecisionInterrupted(AforoError):
     """The batch could not be decided now; its commands stay queued and are tried again."""
 
 
+class NotOwner(AforoError):
+    """Erasing needs the role that owns the tables: set AFORO_OWNER_URL."""
+
+
 class StillLive(AforoError):
     """This person still has reservations in sessions that are not over."""
 

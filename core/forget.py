@@ -57,8 +57,10 @@ class Forget:
     def __call__(self, email_key: str, cancel: bool, rewrite: bool) -> Forgotten:
         """Forget whoever has this address. With `cancel`, give back first what they hold; with `rewrite`, see Erasure.clean.
 
-        Raises StillLive (nothing is erased then, or only in other sessions), StillSeen, Unavailable, and what `give_back` raises.
+        Raises NotOwner, StillLive (nothing is erased then, or only in other sessions), StillSeen, Unavailable, and what
+        `give_back` raises.
         """
+        self._erasure.check_rights()
         self._settle(range(self._partitions))
         sessions = self._erasure.sessions_naming(email_key)
         cancelled = self._give_all_back(email_key, sessions, cancel)

@@ -36,7 +36,8 @@ class Prune:
         return self._erasure.would_go(self._erasure.moment(age))
 
     def __call__(self, age: timedelta, progress: Callable[[int], None] = lambda sessions: None) -> Pruned:
-        """Remove it. `progress(sessions)` hears how many more are gone. Raises StillSeen, Unavailable."""
+        """Remove it. `progress(sessions)` hears how many more are gone. Raises NotOwner, StillSeen, Unavailable."""
+        self._erasure.check_rights()
         before = self._erasure.moment(age)
         found = self._remove_marked(Pruned(), progress)
         last = 0

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from core import crashpoints, erasure
+from core import crashpoints, erasure, service
 from core.errors import StillLive, StillSeen
 from core.forget import mentions
 from core.mailbox import key
@@ -117,6 +117,25 @@ def test_a_place_in_a_session_that_has_begun_can_only_be_waited_for(driver: Driv
     end(driver, session, ago=timedelta(seconds=1))
     assert forget(driver.deployment, "ana").reservations == 1
     assert driver.counts(session)[0] == 1  # the place stays taken
+    driver.check()
+
+
+def test_whoever_reserves_again_in_between_is_not_forgotten_there(driver: Driver) -> None:
+    first, second = driver.new_session(), driver.new_session()
+    for session in (first, second):
+        driver.reserve(session, "ana")
+        driver.cancel(session, "ana")
+    driver.drain_all()
+
+    def reserve_again() -> None:
+        driver.reserve(second, "ana")
+        driver.drain_all()
+
+    crashpoints.arm("after_erasure", reserve_again)
+    with pytest.raises(StillLive, match=f"not over: {second}"):
+        forget(driver.deployment, "ana")
+    assert rows_with(driver.deployment, ANA) == 5  # all in the second
+    assert forget(driver.deployment, "ana", cancel=True).sessions == 1
     driver.check()
 
 
@@ -284,6 +303,19 @@ def test_an_entry_of_the_mailbox_stays_in_memory_as_long_as_its_neighbours(drive
     driver.redis.xdel(mailbox, neighbour)
     assert scrub.has_left_behind(0, 1)
     assert scrub.rewrite_log()
+    until(lambda: not files_with(log_files(driver.deployment), name), what="the old file is deleted")
+
+
+def test_the_log_is_not_written_anew_before_the_neighbours_of_an_entry_are_gone(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "DRAIN_SECONDS", -1.0)  # a batch a turn
+    name = f"n{uuid.uuid4().hex}"
+    session = driver.new_session(capacity=0)
+    receipts = driver.reserve(session, name)
+    crashpoints.arm("after_read", lambda: receipts.extend(driver.reserve(session, "bo")))
+    assert forget(driver.deployment, name).jobs == 1
+    assert driver.outcomes(receipts) == ["sold_out", "sold_out"]
     until(lambda: not files_with(log_files(driver.deployment), name), what="the old file is deleted")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import pairwise
 from operator import sub
@@ -119,23 +120,43 @@ def test_rows_go_in_bounded_steps_and_the_ledger_replays_after_each(driver: Driv
     driver.check(receipts[25:])
 
 
-def test_a_command_that_slips_in_while_its_session_goes_has_an_outcome(driver: Driver) -> None:
+@pytest.mark.parametrize("drained", ["while its rows go", "after them"])
+def test_a_command_that_slips_in_while_its_session_goes_has_an_outcome(driver: Driver, drained: str) -> None:
     old, _, _ = old_and_new(driver)
-    view = driver.queries.session(old)
-    assert view is not None
+    late = late_reader(driver, old)
     receipts: list[Receipt] = []
 
-    def load_late_and_accept() -> None:
-        driver._loop.run_until_complete(driver.projections.put_head(view.decided(), 0))  # read before the session was marked
+    def accept() -> None:
+        late()
         receipts.extend(driver.reserve(old, "late"))
+        if drained == "while its rows go":
+            driver.drain_all()
 
-    crashpoints.arm("after_mark", load_late_and_accept)
+    crashpoints.arm("after_mark", accept)
     assert prune(driver.deployment).sessions == 1
     receipts += driver.reserve(driver.new_session(), "bo")
     driver.drain_all()
     assert driver.outcomes(receipts) == ["quarantined", "confirmed"]
     assert driver.redis.exists(key(driver.partition(old), f"s:{old}")) == 0
     assert driver.report().differences == []
+
+
+def test_a_head_that_was_loaded_too_late_goes_with_its_session(driver: Driver) -> None:
+    old, _, _ = old_and_new(driver)
+    crashpoints.arm("after_mark", late_reader(driver, old))
+    assert prune(driver.deployment).sessions == 1
+    with pytest.raises(UnknownSession):
+        driver.reserve(old, "late")
+
+
+def late_reader(driver: Driver, session: int) -> Callable[[], None]:
+    """Somebody who has read a session from Postgres, and puts its head into Redis only when called."""
+    view = view_of(driver, session)
+
+    def put() -> None:
+        driver._loop.run_until_complete(driver.projections.put_head(view.decided(), 0))
+
+    return put
 
 
 def test_a_session_of_which_something_waits_is_not_marked(driver: Driver) -> None:

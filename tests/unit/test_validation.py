@@ -115,3 +115,18 @@ def test_plain_addresses_are_judged_and_written_as_the_library_would(local: str,
         return
     expected = (found.normalized, f"{found.local_part.casefold()}@{found.ascii_domain.lower()}")
     assert validation.email(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("1d", 1), ("90d", 90), (" 12w ", 84), ("2y", 730), ("36500d", 36_500), ("100y", 36_500)]
+)
+def test_ages_are_days_weeks_or_years(text: str, days: int) -> None:
+    assert validation.age(text) == timedelta(days=days)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0d", "00w", "90", "d", "-1d", "1.5d", "90D", "90 d", "1h", "1m", "101y", "99999d", "100000d", "\u0661d"]
+)
+def test_what_is_no_age_or_too_young_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="like 90d, 12w or 2y; 1d at least"):
+        validation.age(text)
