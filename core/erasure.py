@@ -89,7 +89,7 @@ OVER = f"SELECT id FROM sessions WHERE {_OVER} AND id > %(after)s ORDER BY id LI
 
 OVER_FOR_UPDATE = f"SELECT id, last_seq FROM sessions WHERE {_OVER} AND id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE"  # noqa: S608
 
-MARK = "UPDATE sessions SET pruning = true, untidy = false WHERE id = ANY(%s::bigint[])"
+MARK = "UPDATE sessions SET pruning = true WHERE id = ANY(%s::bigint[])"
 
 # Where two prune at once, each takes rows that the other has not.
 PRUNE_RESERVATIONS = """

@@ -96,6 +96,7 @@ class Forget:
         partition = partition_of_session(session_id, self._partitions)
         erased = self._erasure.forget(partition, session_id, email_key, self._scrub.renew_jobs)
         reach("after_erasure")
+        self._settle.look_again(partition)
         if erased is None:  # reserved again since we looked
             raise _still_live([session_id])
         now = self._session(session_id)

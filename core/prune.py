@@ -62,6 +62,7 @@ class Prune:
         for partition, sessions in lanes.items():
             self._erasure.mark(partition, sessions, before, partial(self._scrub.retire, partition))
             reach("after_mark")
+            self._settle.look_again(partition)
 
     def _remove_marked(self, found: Pruned, progress: Callable[[int], None]) -> Pruned:
         reservations = _all_of(self._erasure.prune_reservations)

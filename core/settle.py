@@ -33,6 +33,10 @@ class Settle:
         for partition, accepted in marks:
             self._until(partition, partial(self._scrub.has_left_behind, partition, accepted))
 
+    def look_again(self, partition: int) -> None:
+        """After letting go of a partition's lock: whoever found it taken went away, and counts on this. Raises Unavailable."""
+        self._drain(partition)
+
     def _until(self, partition: int, is_so: Callable[[], bool]) -> None:
         until = time.monotonic() + SETTLE_SECONDS
         while not is_so():
