@@ -90,6 +90,7 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     InvalidIdempotencyKey: (422, "invalid_idempotency_key", "Malformed Idempotency-Key"),
     errors.RateLimited: (429, "rate_limited", "Too many requests"),
     errors.QueueFull: (503, "queue_full", "Too many requests are waiting"),
+    errors.Unconfirmed: (503, "unconfirmed", "Not confirmed in time"),
     errors.Unavailable: (503, "unavailable", "Temporarily unavailable"),
     errors.NotMigrated: (503, "unavailable", "Temporarily unavailable"),
     errors.AforoError: (500, "internal_error", "Internal error"),

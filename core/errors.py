@@ -85,6 +85,10 @@ class Unavailable(AforoError):
     retry_after_seconds = 2
 
 
+class Unconfirmed(Unavailable):
+    """It was not confirmed in time that the request is safe; it may still be carried out. Repeat it with its Idempotency-Key."""
+
+
 class MissingRight(Unavailable):
     """This database role may not do that. Migrate again, as the owner of the tables (AFORO_OWNER_URL)."""
 

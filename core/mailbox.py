@@ -24,10 +24,11 @@ from redis.retry import Retry
 
 from core.connections import with_translated_errors
 from core.crashpoints import reach
-from core.errors import QueueFull, Unavailable, UnknownSession
+from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped
 from core.model import ARGUMENTS_OF, JOB_FORMAT, SEATS_MAX, Arguments, Command, GroupArguments, Job, Session, partition_of_job
 from core.numbering import Lift
+from core.replicas import Replicas
 
 ENTRY_FORMAT = 1
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
@@ -183,6 +184,7 @@ def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerp
     return msgspec.msgpack.encode(Posted(ENTRY_FORMAT, kind, session_id, job_id, client, fingerprint, raw))
 
 
+TOO_FEW_REPLICAS = "Redis and its replicas cannot keep the request safe now. Try again shortly."
 LARGEST = 2**63 - 1
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 
@@ -268,10 +270,13 @@ class Door:
         max_queued: int,
         ring: Callable[[int], None],
         went_back: Callable[[int, int, int], None],
+        replicas: int = 0,
     ) -> None:
-        """Both are called without waiting: `ring(partition)` when a partition's workers have to be woken, and
-        `went_back(partition, accepted, found)` when Redis counts fewer commands accepted from this process than it did before."""
+        """`replicas`: so many must have a command on disk before it counts as accepted. Called without waiting: `ring(partition)`
+        when a partition's workers have to be woken, and `went_back(partition, accepted, found)` when Redis counts fewer commands
+        accepted from this process than it did before."""
         self._client = client
+        self._replicas = Replicas(replicas)
         self._partitions = partitions
         self._max_queued = max_queued
         self._ring = ring
@@ -285,8 +290,8 @@ class Door:
     async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
         """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
 
-        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable; if it is `keyed`, and so
-        perhaps a repeat, MaybeForgotten.
+        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
+        and so perhaps a repeat, MaybeForgotten.
         """
         record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
@@ -294,6 +299,8 @@ class Door:
         return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, keyed))
 
     async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
+        if not self._replicas.are_there and not await self._are_replicas_back():
+            return [Unavailable(TOO_FEW_REPLICAS)] * len(knocks)
         groups: dict[int, list[int]] = defaultdict(list)
         for index, knock in enumerate(knocks):
             groups[knock.partition].append(index)
@@ -303,14 +310,23 @@ class Door:
             if isinstance(reply, Exception):
                 continue
             depth, pace, rung, answers, found, before, accepted = reply
-            self._count(partition, before, accepted)  # also when all were known: the reply to what accepted them may be lost
+            if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
+                self._count(partition, before, accepted)  # also when all were known: what accepted them may be unanswered
             heads = {int(session): session_head(fields) for session, *fields in found}
             if rung:
                 reach("accepted")
                 self._ring(partition)
             for index, answer in zip(indexes, answers, strict=True):
                 receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
+        if not self._replicas.are_there:
+            return [Unconfirmed() if isinstance(receipt, Receipt) else receipt for receipt in receipts]
         return receipts
+
+    async def _are_replicas_back(self) -> bool:
+        try:
+            return await self._replicas.probe(self._client)
+        except (RedisError, OSError) as exc:
+            raise Unavailable from exc
 
     def _count(self, partition: int, before: int, accepted: int) -> None:
         """Commands that were lost before they were applied leave no other trace: their numbers are given out again."""
@@ -344,7 +360,12 @@ class Door:
                 knock = knocks[index]
                 arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
             pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
+        if self._replicas.wanted:
+            self._replicas.ask(pipeline)
         replies = await pipeline.execute(raise_on_error=False)
+        if self._replicas.wanted:
+            self._replicas.confirm(replies)
+            replies = replies[: len(groups)]
         if any(isinstance(reply, NoScriptError) for reply in replies):
             self._sha = None
         return replies

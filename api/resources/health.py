@@ -40,8 +40,8 @@ class Ready:
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Everything it needs is there and set up as it must be."""
-        results = await asyncio.gather(self._postgres(), self._redis(), self._durable())
-        checks: dict[str, Any] = {"redis": results[1], "redis_durability": results[2], **results[0]}
+        results = await asyncio.gather(self._postgres(), self._redis(), self._durable(), self._replicas())
+        checks: dict[str, Any] = {"redis": results[1], "redis_durability": results[2], **results[3], **results[0]}
         ready = all(check["ok"] for check in checks.values())
         resp.status = 200 if ready else 503
         if not ready:
@@ -72,6 +72,19 @@ class Ready:
         found = {_text(name): _text(value) for name, value in found.items()}
         wrong = [f"{name} is {found.get(name)}, not {value}" for name, value in DURABLE.items() if found.get(name) != value]
         return _check(not wrong, "; ".join(wrong) or "every accepted command is on disk before its 202")
+
+
+    async def _replicas(self) -> dict[str, Any]:
+        """Whether as many follow as must confirm each command; that they write it down shows when they do."""
+        wanted = self._services.settings.redis_replicas
+        if not wanted:
+            return {}
+        try:
+            found = await self._services.redis.info("replication")
+        except (RedisError, OSError):
+            return {"redis_replicas": _check(False, "cannot be asked")}
+        follow = found.get("connected_slaves", 0)
+        return {"redis_replicas": _check(follow >= wanted, f"{follow} follow, {wanted} must confirm each command")}
 
 
 class Metrics:

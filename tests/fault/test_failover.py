@@ -4,50 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import pytest
 
 from core import migrations
-from core.errors import Unavailable
+from core.errors import Unavailable, Unconfirmed
+from core.mailbox import TOO_FEW_REPLICAS, Receipt
 from ops.localstack import free_port
 from tests.conftest import temporary_folder
-from tests.support.damage import kill_postgres
 from tests.support.driving import Driver
-from tests.support.proxy import Proxy
-from tests.support.replicas import NAME, Standby, admin, commits_wait_for, port_of, standby, with_both
+from tests.support.replicas import NAME, Couple, Pair, admin, commits_wait_for, coupled, paired, with_both
 from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until
 
 
-@dataclass(slots=True)
-class Pair:
-    """A Postgres, its standby, and the line between them."""
-
-    servers: Servers
-    line: Proxy
-    standby: Standby
-    deployment: Deployment
-
-    def cut_the_line(self) -> None:
-        """What the first one writes does not arrive any more; neither of them hears of it."""
-        self.line.go_half_open()
-
-    def fail_over(self) -> None:
-        """The first one is gone, the second takes its place."""
-        kill_postgres(self.servers.postgres)
-        self.standby.promote()
+@pytest.fixture(scope="module")
+def hurt() -> Iterator[Servers]:
+    """Servers for the tests of this file, which kill them."""
+    with temporary_folder("failover") as folder:
+        servers = Servers(folder)
+        try:
+            yield servers
+        finally:
+            servers.close()
 
 
 @pytest.fixture
-def pair(own_servers: Servers) -> Iterator[Pair]:
-    first = own_servers.deployment()
-    with temporary_folder("standby") as folder, Proxy(port_of(own_servers.owner_url)) as line:
-        second = standby(own_servers, folder, line.port)
-        try:
-            yield Pair(own_servers, line, second, with_both(first, second.port))
-        finally:
-            second.running.kill()
+def pair(hurt: Servers) -> Iterator[Pair]:
+    with paired(hurt) as found:
+        yield found
+
+
+@pytest.fixture
+def couple(hurt: Servers) -> Iterator[Couple]:
+    with coupled(hurt) as found:
+        yield found
 
 
 def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_failover(pair: Pair) -> None:
@@ -120,3 +111,63 @@ def rechecked(driver: Driver) -> bool:
 
 def incidents(driver: Driver) -> list[str]:
     return [kind for (kind,) in driver.deployment.sql("SELECT kind FROM incidents ORDER BY id")]
+
+
+def test_a_command_counts_as_accepted_when_the_replica_has_it_and_so_survives_the_failover(couple: Couple) -> None:
+    with Driver(couple.deployment, redis_replicas=1) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "ana", key="ana-comes-1")
+        couple.cut_the_line()
+        with pytest.raises(Unconfirmed):
+            driver.reserve(session, "bo", key="bo-comes-1")
+        assert driver.waiting(session) == 2  # it would be applied, if this server lived
+        with pytest.raises(Unavailable, match=TOO_FEW_REPLICAS):
+            driver.reserve(session, "cy")
+        assert driver.waiting(session) == 2  # nothing more is taken in that could not be confirmed
+        couple.fail_over()
+        assert driver.went_back == []
+    with Driver(couple.deployment) as driver:
+        assert driver.waiting(session) == 1
+        again = driver.reserve(session, "ana", key="ana-comes-1")
+        assert (again[0].known, again[0].job.seq) == (True, receipts[0].job.seq)
+        receipts += driver.reserve(session, "bo", key="bo-comes-1")
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
+        assert driver.check(receipts).gaps == 0
+
+
+def test_what_another_process_took_in_is_not_answered_before_the_replica_has_it(couple: Couple) -> None:
+    with Driver(couple.deployment, redis_replicas=1) as one, Driver(couple.deployment, redis_replicas=1) as other:
+        session = one.new_session()
+        other.reserve(session, "ana")
+        couple.cut_the_line()
+        for driver in (one, other):
+            with pytest.raises(Unconfirmed):
+                driver.reserve(session, "bo", key="bo-comes-1")
+        assert one.waiting(session) == 2
+        couple.mend_the_line()
+        (again,) = until(lambda: accepted(other, session), 15, "the replica is trusted again")
+        assert (again.known, again.job.seq) == (True, 2)
+
+
+def accepted(driver: Driver, session: int) -> list[Receipt]:
+    try:
+        return driver.reserve(session, "bo", key="bo-comes-1")
+    except Unavailable:
+        return []
+
+
+def test_without_the_replica_s_word_what_it_never_had_is_lost_and_noticed(couple: Couple) -> None:
+    """The control: a 202 tells of one server, and is lost with it."""
+    with Driver(couple.deployment) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "ana")
+        driver.drain_all()
+        until(lambda: couple.replica.has_all_of(couple.deployment.redis_owner_url), 15, "the replica has it")
+        couple.cut_the_line()
+        receipts += driver.reserve(session, "bo")
+        couple.fail_over()
+        receipts += driver.reserve(session, "cy")
+        assert driver.went_back == [(driver.partition(session), 2, 1)]
+        driver.drain_all()
+        assert driver.outcomes(receipts) == ["confirmed", "lost", "confirmed"]

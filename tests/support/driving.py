@@ -71,7 +71,8 @@ class Driver:
         self.projections = Projections(self._client, self.settings.partitions, self.settings.job_ttl_seconds)
         secret = self.worker.store.deployment(self.settings.partitions)
         self.went_back: list[tuple[int, ...]] = []
-        door = Door(self._client, self.settings.partitions, self.settings.max_queued, ring or self.rung, self._notice)
+        told = (ring or self.rung, self._notice)
+        door = Door(self._client, self.settings.partitions, self.settings.max_queued, *told, self.settings.redis_replicas)
         self.submit = Submit(door, self._load_head, self._recall, secret)
 
     def _notice(self, *what: int) -> None:

@@ -79,6 +79,12 @@ class Proxy:
 
         self._call(deafen)
 
+    def point_at(self, port: int) -> None:
+        """Cut every connection; new ones go to another server, as an address does that is moved."""
+        self._wait(self._refuse())
+        self._target = port
+        self._wait(self._recover())
+
     def refuse(self) -> None:
         """Cut every connection and refuse new ones."""
         self._wait(self._refuse())

@@ -6,21 +6,30 @@ They are made as an operator makes them, from the same binaries, and become the 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg2
+from redis.exceptions import RedisError
+from sqlalchemy.engine import make_url
 
+from core.mailbox import connect
 from ops import localstack
-from ops.localstack import HOST
+from ops.localstack import HOST, OWNER
 from ops.supervisor import Program
+from tests.support.damage import kill_postgres
 from tests.support.processes import Running
+from tests.support.proxy import Proxy
 from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until
 
 NAME = "standby"
+REPLICA = "replica"
 COPY_SECONDS = 60
 
 
@@ -87,8 +96,51 @@ def commits_wait_for(owner_url: str, name: str) -> None:
     """From now on a commit waits until this standby has it on disk; '' for none."""
     admin(owner_url, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
     admin(owner_url, "SELECT pg_reload_conf()")
-    wanted = "sync" if name else "async"
-    until(lambda: admin(owner_url, "SELECT sync_state FROM pg_stat_replication") == [(wanted,)], 15, f"the standby is {wanted}")
+    if name:
+        until(lambda: admin(owner_url, "SELECT sync_state FROM pg_stat_replication") == [("sync",)], 15, "commits wait")
+
+
+@dataclass(slots=True)
+class Replica:
+    """A Valkey that follows another. `owner_url` has no database's number."""
+
+    running: Running
+    owner_url: str
+    port: int
+
+    def is_connected(self) -> bool:
+        """Whether it has everything and is told what comes."""
+        with closing(connect(f"{self.owner_url}/0")) as client:
+            return client.info("replication")["master_link_status"] == "up"
+
+    def has_all_of(self, primary_url: str) -> bool:
+        """Whether it has received all that the primary has written."""
+        with closing(connect(primary_url)) as primary, closing(connect(f"{self.owner_url}/0")) as own:
+            written = primary.info("replication")["master_repl_offset"]
+            return own.info("replication")["slave_repl_offset"] >= written
+
+    def promote(self) -> None:
+        """Make it take writes."""
+        with closing(connect(f"{self.owner_url}/0")) as client:
+            client.replicaof("NO", "ONE")
+
+
+def replica(servers: Servers, folder: Path, port: int | None = None) -> Replica:
+    """Have a second Valkey follow the running one, over `port` if one is given (a proxy's)."""
+    primary = servers.valkey.program
+    home, own_port = _own_folder(folder / REPLICA, primary), localstack.free_port()
+    source, password = port_of(servers.redis_owner_url), make_url(servers.redis_owner_url).password
+    own = {"port": own_port, "dir": f'"{home}"', "primaryuser": OWNER, "primaryauth": password}
+    own |= {"replicaof": f"{HOST} {port or source}", "repl-diskless-sync-delay": 0}
+    given = Path(primary.command[-1]).read_text("utf-8").splitlines()
+    lines = [line for line in given if line.split()[0] not in own] + [f"{name} {value}" for name, value in own.items()]
+    configuration = home / "valkey.conf"
+    configuration.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    owner_url = servers.redis_owner_url.replace(f":{source}/", f":{own_port}/").rpartition("/")[0]
+    program = replace(primary, name=REPLICA, command=[primary.command[0], str(configuration)], folder=home, is_ready=None)
+    found = Replica(Running(program, folder), owner_url, own_port)
+    until(lambda: _is_up(found), 30, "the replica follows")
+    return found
 
 
 def with_both(deployment: Deployment, port: int) -> Deployment:
@@ -104,9 +156,115 @@ def _own_folder(folder: Path, program: Program) -> Path:
     return folder
 
 
+def _is_up(found: Replica) -> bool:
+    try:
+        return found.is_connected()
+    except RedisError:
+        return False
+
+
 def _answers(url: str) -> bool:
     try:
         admin(url, "SELECT 1")
     except psycopg2.OperationalError:
         return False
     return True
+
+
+@dataclass(slots=True)
+class Pair:
+    """A Postgres, its standby, and the line between them. `deployment` names both servers."""
+
+    servers: Servers
+    line: Proxy
+    standby: Standby
+    deployment: Deployment
+
+    def cut_the_line(self) -> None:
+        """What the first one writes does not arrive any more; neither of them hears of it."""
+        self.line.go_half_open()
+
+    def fail_over(self) -> None:
+        """The first one is gone, the second takes its place."""
+        kill_postgres(self.servers.postgres)
+        self.standby.promote()
+
+
+@contextmanager
+def paired(servers: Servers) -> Iterator[Pair]:
+    """A fresh deployment on these servers and on a standby, which ends; the first server is whole again afterwards."""
+    first = servers.deployment()
+    with _folder_of(servers, NAME) as folder, Proxy(port_of(servers.owner_url)) as line:
+        second = standby(servers, folder, line.port)
+        try:
+            yield Pair(servers, line, second, with_both(first, second.port))
+        finally:
+            second.running.kill()
+            _revive(servers.postgres)
+            commits_wait_for(servers.owner_url, "")
+
+
+@dataclass(slots=True)
+class Couple:
+    """A Valkey, its replica, the line between them, and the address that is moved from one to the other."""
+
+    servers: Servers
+    line: Proxy
+    address: Proxy
+    replica: Replica
+    deployment: Deployment
+
+    def cut_the_line(self) -> None:
+        """What the first one writes does not arrive any more; neither of them hears of it."""
+        self.line.go_half_open()
+
+    def mend_the_line(self) -> None:
+        """The replica connects again and gets what it has missed."""
+        self.line.refuse()
+        self.line.pass_on()
+        until(self.replica.is_connected, 30, "the replica follows again")
+
+    def fail_over(self) -> None:
+        """The first one is gone, the second takes its place and its address."""
+        self.servers.valkey.kill()
+        self.replica.promote()
+        self.address.point_at(self.replica.port)
+
+    def come_back(self) -> None:
+        """The first one is there again, as the replica of the second."""
+        self.servers.valkey.start()
+        with closing(connect(self.servers.redis_owner_url)) as client:
+            client.config_set("primaryuser", OWNER, "primaryauth", make_url(self.servers.redis_owner_url).password)
+            client.replicaof(HOST, self.replica.port)
+            until(lambda: client.info("replication")["master_link_status"] == "up", 30, "the first one follows")
+
+
+@contextmanager
+def coupled(servers: Servers) -> Iterator[Couple]:
+    """A fresh deployment on these servers, with a replica of the Valkey, which ends; the first one is whole again afterwards."""
+    first, port = servers.deployment(), port_of(servers.redis_url)
+    with _folder_of(servers, REPLICA) as folder, Proxy(port) as line, Proxy(port) as address:
+        second = replica(servers, folder, line.port)
+        urls = {name: address.in_place_of(getattr(first, name)) for name in ("redis_url", "redis_owner_url")}
+        try:
+            yield Couple(servers, line, address, second, replace(first, **urls))
+        finally:
+            second.running.kill()
+            servers.valkey.kill()  # it may follow the other
+            _revive(servers.valkey)
+
+
+def _revive(server: Running) -> None:
+    if server.process.poll() is not None:
+        server.start()
+
+
+@contextmanager
+def _folder_of(servers: Servers, name: str) -> Iterator[Path]:
+    """Beside the first server's, so that its user can enter it."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=servers.folder))
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
