@@ -25,7 +25,7 @@ from tests.fault.suite.clients import Traffic, Venue
 from tests.fault.suite.history import History
 from tests.fault.suite.stage import Stage
 from tests.support.http import Api
-from tests.support.stack import Servers
+from tests.support.stack import Deployment, Servers
 
 DRAIN_SECONDS = 60.0
 BUSY = 3.0
@@ -147,12 +147,13 @@ class Run:
         self._open.callback(shutil.rmtree, path, ignore_errors=True)
         return path
 
-    def stage(self, servers: Servers | None = None, **options: Any) -> Stage:
-        """A running stack with a database and a Redis of its own; see Stage for the options."""
-        on = servers or self.servers()
-        deployment = on.deployment()
-        if servers is None:
-            self._open.callback(on.drop, deployment)
+    def stage(self, servers: Servers | None = None, deployment: Deployment | None = None, **options: Any) -> Stage:
+        """A running stack with a database and a Redis of its own, or with this deployment; see Stage for the options."""
+        if deployment is None:
+            on = servers or self.servers()
+            deployment = on.deployment()
+            if servers is None:
+                self._open.callback(on.drop, deployment)
         stage = Stage(deployment, self.folder("stage"), **options)
         self._open.callback(stage.close)
         return stage

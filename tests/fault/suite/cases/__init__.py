@@ -3,8 +3,8 @@
 from importlib import import_module
 
 MODULES = (
-    "crashes", "valkey", "fsync", "postgres", "stalls", "network", "bells", "disks", "poison", "retries", "rollback", "load",
-    "controls", "models", "soak",
+    "crashes", "valkey", "fsync", "postgres", "failover", "stalls", "network", "bells", "disks", "poison", "retries", "rollback",
+    "load", "controls", "models", "soak",
 )  # fmt: skip
 for name in MODULES:
     import_module(f"{__name__}.{name}")
