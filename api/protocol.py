@@ -24,6 +24,7 @@ from core.errors import AforoError
 HEAD_BYTES = 16 * 1024  # request line and headers
 TARGET_BYTES = 4 * 1024  # path and query
 HEADERS_MAX = 100
+VERSIONS = ("1.1", "1.0")  # the parser lets others pass, and calls every one of them HTTP/1
 WIRE_BYTES = 1024 * 1024  # a whole message as it is sent: chunks, trailers, what nobody reads; the largest body is 512 KiB
 LINGER_BYTES = 8 * WIRE_BYTES
 
@@ -129,6 +130,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there: the application begins."""
         headers = self.headers
+        if self.parser.get_http_version() not in VERSIONS:
+            raise _Refused(BadRequest)
         if len(self.url) > TARGET_BYTES:
             raise _Refused(AddressTooLong)
         if len(headers) > HEADERS_MAX or (self._wire_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):

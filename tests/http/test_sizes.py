@@ -54,6 +54,8 @@ REFUSED = {
     "a path without an end": (b"GET /" + b"x" * 20_000, 414, "address_too_long"),
     "no HTTP": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "bad_request"),
     "a broken request line": (b"GET / HTTP/9.9 x\r\n\r\n", 400, "bad_request"),
+    "an HTTP of before": (b"GET /healthz HTTP/0.9\r\n\r\n", 400, "bad_request"),
+    "an HTTP of later": (b"GET /healthz HTTP/2.0\r\n\r\n", 400, "bad_request"),
     "a space before a colon": (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400, "bad_request"),
     "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, "bad_request"),
     "a length and chunks": (post("/", b"0\r\n\r\n", "Transfer-Encoding: chunked"), 400, "bad_request"),
