@@ -87,7 +87,7 @@ _OVER = "least(end_time, cancelled_at) < %(before)s AND NOT pruning"
 
 OVER = f"SELECT id FROM sessions WHERE {_OVER} AND id > %(after)s ORDER BY id LIMIT %(limit)s"  # noqa: S608  constants
 
-OVER_FOR_UPDATE = f"SELECT id, last_seq FROM sessions WHERE {_OVER} AND id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE"  # noqa: S608
+OVER_FOR_UPDATE = f"SELECT id, last_seq FROM sessions WHERE {_OVER} AND id = ANY(%(ids)s::bigint[]) ORDER BY id FOR UPDATE"  # noqa: S608  constant
 
 MARK = "UPDATE sessions SET pruning = true WHERE id = ANY(%s::bigint[])"
 

@@ -14,7 +14,7 @@ COLUMNS = """id, client, scopes, digest, (extract(epoch FROM created_at) * 1000)
 
 KEYS_BY_ID = f"SELECT {COLUMNS} FROM api_keys WHERE id = ANY(%s::text[])"  # noqa: S608  constants
 
-ALL_KEYS = f"SELECT {COLUMNS} FROM api_keys ORDER BY created_at, id"  # noqa: S608
+ALL_KEYS = f"SELECT {COLUMNS} FROM api_keys ORDER BY created_at, id"  # noqa: S608  constants
 
 INSERT_KEY = """
 INSERT INTO api_keys (id, client, scopes, digest, created_at, expires_at)

@@ -231,7 +231,7 @@ class _Replay:
 
     def _keep_cancelled(self, session: Session, decision: Decision) -> None:
         """A session that this decision cancelled takes all that was live in it along."""
-        assert self._state is not None  # noqa: S101
+        assert self._state is not None  # noqa: S101  only called after _begin
         if session.cancelled_at is None or self._state.sessions[session.id].cancelled_at is not None:
             return
         live = {row.id: row for row in self._state.live.values()}
@@ -246,7 +246,7 @@ class _Replay:
 
     def _first_difference(self, stored: Iterator[Reservation]) -> str:
         """Words for the first live reservation that differs; one that was cancelled since is not kept for this."""
-        assert self._state is not None  # noqa: S101
+        assert self._state is not None  # noqa: S101  only called after _begin
         live = {r.id: r for r in self._state.live.values()}
         for row in map(self._as_it_counts, stored):
             expected = live.pop(row.id, None)
