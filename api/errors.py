@@ -131,7 +131,8 @@ def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: 
     body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, "request_id": None}
     content = msgspec.json.encode(body)
     lines = [b"%s: %s" % pair for pair in headers]
-    lines += [b"content-type: " + PROBLEM.encode(), b"content-language: " + spoken.encode(), b"vary: accept-language"]
+    lines += [b"content-type: " + PROBLEM.encode(), b"content-language: " + spoken.encode()]
+    lines += [b"vary: accept-language", b"cache-control: no-store"]
     if status == 503:
         lines.append(b"retry-after: %d" % getattr(exc, "retry_after_seconds", 2))
     lines += [b"content-length: %d" % len(content), b"connection: close"]

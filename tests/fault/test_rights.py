@@ -1,9 +1,12 @@
-"""The rights of the running app: all other tests run with them, these try what they do not allow."""
+"""The rights of the running app: all other tests run with them, these try what they do not allow.
+
+That nothing more is even tried: tests/http/test_canary.py.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -17,17 +20,14 @@ from redis.exceptions import AuthenticationError, NoPermissionError, ResponseErr
 from sqlalchemy.engine import make_url
 
 from core import migrations
-from core.doorbell import celery_app
 from core.errors import MissingRight, SettingsConflict
 from core.mailbox import connect
 from core.tables import APP_RIGHTS, metadata
-from ops import verify
 from ops.localstack import HOST, free_port
 from ops.supervisor import Program
 from tests.support.driving import Driver
-from tests.support.http import Api
 from tests.support.processes import ROOT, Running
-from tests.support.stack import Deployment, Servers, Stack
+from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until
 
 FORBIDDEN = (
@@ -145,23 +145,6 @@ def test_valkey_as_the_compose_file_starts_it_knows_the_same_users(servers: Serv
             client.close()
     finally:
         running.kill()
-
-
-def test_nothing_is_denied_to_a_stack_from_its_start_to_its_end(servers: Servers, stacks: Callable[..., Stack]) -> None:
-    owner = connect(servers.redis_owner_url)
-    owner.execute_command("ACL", "LOG", "RESET")
-    owner.execute_command("SCRIPT", "FLUSH")
-    stack = stacks()
-    with Api(stack.url) as api:
-        session = api.new_session(capacity=2)
-        for outcome in ("confirmed", "confirmed", "sold_out"):
-            answer = api.reserve(session).json()
-            assert outcome in (answer.get("outcome"), answer.get("code"))
-    with closing(celery_app(stack.redis_url)) as broker:  # as the worker's healthcheck does
-        until(lambda: broker.control.inspect(timeout=1).ping(), 30, "the worker answers through the broker")
-    stack.close()
-    assert verify.run(stack.database_url, stack.redis_url).differences == []
-    assert owner.execute_command("ACL", "LOG") == []
 
 
 def test_its_role_is_nobody_special(deployment: Deployment, app: psycopg2.extensions.connection) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import msgspec
 import pytest
 import redis
 
+from core.doorbell import celery_app
 from core.mailbox import ENTRY_FORMAT, key
 from core.model import partition_of_session
+from ops import verify
 from tests.conftest import temporary_folder
 from tests.support.http import Api
 from tests.support.stack import Servers, Stack
@@ -229,6 +232,8 @@ def flight() -> Iterator[Flight]:
             flight.elsewhere()
             yield flight
         finally:
+            for process in (stack.api, stack.worker, stack.sweeper):
+                process.kill()  # nothing here has to last
             stack.close()
             servers.close()
 
@@ -258,6 +263,14 @@ def test_a_bug_is_answered_without_a_word_on_what_happened(landed: Flight) -> No
     telling = ("Traceback", "psycopg2", "sqlalchemy", "SELECT", "description", MARKS[0])
     assert [word for word in telling if word in answer.text] == []
     assert "UndefinedColumn" in landed.stack.api.output()
+
+
+def test_nothing_that_it_took_was_denied_to_the_app(landed: Flight) -> None:
+    """Valkey notes what its user was not allowed; see tests/fault/test_rights.py."""
+    with closing(celery_app(landed.stack.redis_url)) as broker:  # as the worker's healthcheck does
+        until(lambda: broker.control.inspect(timeout=1).ping(), 30, "the worker answers through the broker")
+    assert verify.run(landed.stack.database_url, landed.stack.redis_url).sessions > 0
+    assert landed.redis.execute_command("ACL", "LOG") == []
 
 
 def test_the_doorbell_names_nobody(landed: Flight) -> None:

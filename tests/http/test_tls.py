@@ -148,6 +148,8 @@ def test_every_process_works_over_tls_alone(secure: Secure, folder: Path) -> Non
         encrypted = "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'aforo_app'"
         assert deployment.sql(encrypted) == [(True,)]
     finally:
+        for process in (stack.api, stack.worker, stack.sweeper):
+            process.kill()  # nothing here has to last
         stack.close()
     assert verify.run(deployment.database_url, deployment.redis_url).differences == []
 
