@@ -12,6 +12,7 @@ from tests.fault.suite.books import PARTITIONS, partition_of
 from tests.fault.suite.case import Run, case
 from tests.fault.suite.clients import Crowd, wish
 from tests.fault.suite.history import Call
+from tests.fault.suite.rigged import Rig, strikes
 from tests.fault.suite.stage import Stage
 from tests.support.http import Api
 from tests.support.waiting import until
@@ -30,8 +31,9 @@ KILLER = "bad@example.org"
 )
 def poison(run: Run) -> None:
     """Each killer takes several processes with it before it is set aside."""
-    armed = {"AFORO_CRASH_AT": f"deciding={KILLER}"}
-    stage = run.stage(environments={"worker": armed, "sweeper": armed})
+    log = run.folder("deaths") / "deaths.log"
+    rig = Rig(at=(f"deciding={KILLER}",), log=str(log))
+    stage = run.stage(rigs={"worker": rig, "sweeper": rig})
     venues = run.venues(stage)
     crowd = Crowd(stage.url)
     killers: list[Call] = []
@@ -47,6 +49,7 @@ def poison(run: Run) -> None:
     bad = {call.job.id for call in killers if call.job is not None}
     waits = [(row.applied_ms - row.accepted_ms) / 1000 for row in found.rows() if row.job not in bad]
     run.recovered(*((row.applied_ms - row.accepted_ms) / 1000 for row in found.rows() if row.job in bad))
+    run.note(f"{len(strikes(log))} processes died of them")
     run.note(f"the longest wait of anybody else: {max(waits):.2f} s; recovery is the killers' own")
     run.require(max(waits) <= run.bound(DELAYED_SECONDS), f"somebody else waited {max(waits):.2f} s")
     _can_be_seen(run, stage, len(killers))

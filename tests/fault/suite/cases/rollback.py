@@ -100,7 +100,7 @@ class Theatre:
     @contextmanager
     def _drains_stand_still(self) -> Iterator[None]:
         """Nobody drains, and nobody holds anything."""
-        pids = [*self.stage.children("worker"), self.stage.pid("sweeper")]
+        pids = [*self.stage.children("worker"), *self.stage.children("sweeper")]
         for pid in pids:
             send(pid, signal.SIGSTOP)
         try:
