@@ -82,7 +82,7 @@ def test_a_refused_request_writes_nothing_and_an_allowed_one_not_to_the_log(depl
     redis = deployment.redis()
 
     async def run(limiter: Limiter) -> None:
-        buckets = limiter.buckets("10.0.0.1", None)
+        buckets = limiter.buckets("198.18.77.1", None)
         await several(limiter, buckets, 10)
         kept = redis.get(buckets[0].key)
         assert kept is not None
@@ -93,7 +93,7 @@ def test_a_refused_request_writes_nothing_and_an_allowed_one_not_to_the_log(depl
     redis.set("marker-of-this-test", "logged")
     folder = Path(redis.config_get("dir")["dir"]) / redis.config_get("appenddirname")["appenddirname"]
     log = b"".join(path.read_bytes() for path in folder.glob("*.incr.aof"))
-    assert (b"marker-of-this-test" in log, b"{limits}" in log) == (True, False)
+    assert (b"marker-of-this-test" in log, b"198.18.77.1" in log) == (True, False)
 
 
 def test_buckets_are_forgotten_by_themselves(deployment: Deployment) -> None:
