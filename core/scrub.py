@@ -15,7 +15,7 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from core.errors import Unavailable
-from core.mailbox import IDLE_HEAD_SECONDS, encode_job, head_fields, key, script
+from core.mailbox import IDLE_HEAD_SECONDS, decode_job, encode_job, head_fields, key, script
 from core.model import Job, Session, partition_of_job, partition_of_session
 
 NODE_ENTRIES = 100  # Redis's default of stream-node-max-entries
@@ -67,11 +67,14 @@ class Scrub:
         return [int(found) for found in self._run(partial(self._retire, keys=[key(partition, "mailbox")], args=pairs))]
 
     def renew_jobs(self, jobs: Sequence[Job]) -> None:
-        """Put the ledger's jobs in the place of their records, where there are any: repeats go on being answered from them."""
-        pipeline = self._client.pipeline(transaction=False)
+        """Put the ledger's jobs in the place of records with a fingerprint: repeats go on being answered from them."""
+        reading, writing = (self._client.pipeline(transaction=False) for _ in range(2))
         for job in jobs:
-            pipeline.set(self._job_key(job.id), encode_job(job), ex=self._job_ttl_seconds, xx=True)
-        self._run(pipeline.execute)
+            reading.get(self._job_key(job.id))
+        for job, record in zip(jobs, self._run(reading.execute), strict=True):
+            if record is not None and decode_job(record).body_hash:
+                writing.set(self._job_key(job.id), encode_job(job), ex=self._job_ttl_seconds, xx=True)
+        self._run(writing.execute)
 
     def drop_jobs(self, job_ids: Sequence[str]) -> None:
         """Delete the records of jobs that are gone."""
