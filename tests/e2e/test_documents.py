@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IN_THE_ROOT = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"]
 DOCUMENTS = [*IN_THE_ROOT, *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
 OPERATIONS = "docs/operations.md"
-# Tools, and what they would be taken for otherwise.
+# What only docker-compose.yml knows.
 SETTINGS_OF_COMPOSE = set(re.findall(r"\$\{(AFORO_\w+)", (ROOT / "docker-compose.yml").read_text("utf-8")))
 
 

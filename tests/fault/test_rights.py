@@ -130,6 +130,21 @@ def test_nobody_gets_in_without_a_password_and_none_can_be_read(deployment: Depl
         assert [name for name, value in settings.items() if value and secret in value] == []
 
 
+def test_a_password_of_valkey_is_changed_without_a_gap(deployment: Deployment) -> None:
+    new = as_user(deployment.redis_url, "aforo_app", "second")
+    with closing(deployment.redis()) as owner, closing(connect(deployment.redis_url)) as old:
+        owner.execute_command("ACL", "SETUSER", "aforo_app", ">second")
+        try:
+            for url in (deployment.redis_url, new):
+                with closing(connect(url)) as app:
+                    assert app.ping()
+        finally:
+            owner.execute_command("ACL", "SETUSER", "aforo_app", "<second")
+        assert old.ping()
+    with closing(connect(new)) as late, pytest.raises(AuthenticationError):
+        late.ping()
+
+
 def test_valkey_as_the_compose_file_starts_it_knows_the_same_users(servers: Servers, tmp_path: Path) -> None:
     compose = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", (ROOT / "docker-compose.yml").read_text("utf-8"))
     _, *arguments = yaml.safe_load(compose)["services"]["valkey"]["command"]
