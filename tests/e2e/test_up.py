@@ -149,7 +149,8 @@ def test_the_whole_life_of_a_stack(folder: Path) -> None:
     connection.close()
     (folder / "password.app").unlink()
     up.start()
-    assert any("5 processes" in line for line in up.lines)
+    # Four, where the sweeper had time to notice that its role may do nothing any more, and ended by itself.
+    assert any(f"{left} processes" in line for line in up.lines for left in (4, 5))
     assert not any(alive(pid) for name, pid in pids.items() if name != "up")
     assert up.client().get(f"/api/sessions/{first}/").body["last_seq"] == 2
     assert up.client().get("/api/sessions/?available=all").body["count"] == len(EXAMPLES)

@@ -18,6 +18,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import until
 
 LIMIT_SECONDS = 2
+CLOSED_SECONDS = 40  # for five hundred of them on a busy machine; without limits they would stay for ever
 SLOW = 500
 CALLS = 300
 ROUNDS = 4
@@ -147,7 +148,7 @@ def test_five_hundred_slow_connections_slow_nobody_down_and_are_ended(hasty: Sta
                 started = time.monotonic()
                 for one in slow:
                     one.closed_after()
-                assert time.monotonic() - started < 4 * LIMIT_SECONDS
+                assert time.monotonic() - started < CLOSED_SECONDS
             if ratios[-1] <= 2:
                 break
         assert min(ratios) <= 2, ratios
