@@ -57,10 +57,10 @@ def main() -> int:
             results.append(result)
             outcome = "skipped" if result.skipped else "passed" if result.ok else "FAILED"
             print(f" {outcome} after {result.seconds:.0f} s", *report.details(result), sep="\n    ", flush=True)
+            if not asked.case and asked.scale >= 1:  # after each case, so that a run that is broken off is not lost
+                DOCUMENT.parent.mkdir(exist_ok=True)
+                DOCUMENT.write_text(report.document(results, asked.seed, time.monotonic() - started), "utf-8")
     print(f"\n{report.table(results)}\n\nseed {asked.seed}, {time.monotonic() - started:.0f} s")
-    if not asked.case and asked.scale >= 1:
-        DOCUMENT.parent.mkdir(exist_ok=True)
-        DOCUMENT.write_text(report.document(results, asked.seed, time.monotonic() - started), "utf-8")
     return 0 if all(result.ok for result in results) else 1
 
 
