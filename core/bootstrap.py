@@ -19,7 +19,7 @@ from core.batches import SubmitBatch
 from core.claims import Claims
 from core.doorbell import Doorbell, celery_app
 from core.erasure import Erasure, Live
-from core.errors import NotYetApplied, UnknownSession
+from core.errors import NotYetApplied, Unavailable, UnknownSession
 from core.follow import Followers
 from core.forget import Forget
 from core.grouping import Grouped
@@ -55,7 +55,9 @@ Result = TypeVar("Result")
 APPLIED_WAIT_SECONDS = 5.0
 APPLIED_LOOK_SECONDS = 0.02
 LOOK_UP_LIMIT = 256  # jobs, batches or sessions looked up in Postgres in one statement
-API_THREADS = 4  # and as many connections to Postgres, for each API process
+API_THREADS = 4  # that read, and as many connections to Postgres, for each API process
+API_WRITING_THREADS = 2  # and as many more: a commit that waits for a standby keeps nobody from reading
+WRITE_SECONDS = 10.0
 WORKER_CONNECTIONS = 1
 OWNER_CONNECTIONS = 2
 OPERATOR = "operator"  # who asked, in the ledger, when it was nobody's client
@@ -155,11 +157,12 @@ class ApiServices:
     def __init__(self, loaded: Settings) -> None:
         """Raises SettingsConflict, NotMigrated or Unavailable when Postgres does not agree to be served."""
         self.settings = loaded
-        engine = create_engine(loaded.database_url, API_THREADS)
+        engine = create_engine(loaded.database_url, API_THREADS + API_WRITING_THREADS)
         self.store = Store(engine)
         self.queries = Queries(engine)
         self.keyring = Keyring(partial(self.in_thread, KeyStore(engine).read), self._revoked)
         self._executor = ThreadPoolExecutor(API_THREADS, thread_name_prefix="postgres")
+        self._writers = ThreadPoolExecutor(API_WRITING_THREADS, thread_name_prefix="postgres-writes")
         secret = self.store.deployment(loaded.partitions)
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))
         self.redis = connect_async(loaded.redis_url)
@@ -175,7 +178,7 @@ class ApiServices:
         self._unknown_jobs: Unknown[str] = Unknown(min(REMEMBERED_SECONDS, loaded.job_ttl_seconds / 2))
         self._unknown_batches: Unknown[str] = Unknown()
         self.submit = Submit(door, self.find_session, self._ledger, secret)
-        write_down = partial(self.in_thread, self.store.found_batch)
+        write_down = partial(self.written, self.store.found_batch)
         self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
         self.manage_token = partial(manage_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
@@ -196,12 +199,22 @@ class ApiServices:
         for client in self._clients:
             await client.aclose()
         await asyncio.to_thread(self.doorbell.close)
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for executor in (self._executor, self._writers):
+            executor.shutdown(wait=False, cancel_futures=True)
         self.store.dispose()
 
     async def in_thread(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Run a blocking call (psycopg2) in the bounded executor."""
+        """Run a blocking call (psycopg2) that reads, in the bounded executor."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+
+    async def written(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """The same for one that commits. Its commit may wait for a standby for as long as that is away: then this raises
+        Unavailable, and what it wrote may yet come."""
+        under_way = asyncio.get_running_loop().run_in_executor(self._writers, call, *arguments)
+        try:
+            return await asyncio.wait_for(under_way, WRITE_SECONDS)
+        except TimeoutError as exc:
+            raise Unavailable("Postgres did not confirm this in time; it may yet come.") from exc
 
     async def _revoked(self, key_ids: Sequence[str]) -> set[str]:
         return await self.projections.revoked(key_ids)
@@ -327,4 +340,4 @@ class ApiServices:
         """Say it everywhere: log, metrics, Postgres."""
         log.error(incident.kind, extra={"partition": partition, "session_id": incident.session_id, **incident.detail})
         telemetry.INCIDENTS.labels(incident.kind).inc()
-        await self.in_thread(self.store.record_incident, incident, partition)
+        await self.written(self.store.record_incident, incident, partition)

@@ -319,7 +319,7 @@ class Door:
             for index, answer in zip(indexes, answers, strict=True):
                 receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
         if not self._replicas.are_there:
-            return [Unconfirmed() if isinstance(receipt, Receipt) else receipt for receipt in receipts]
+            return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
         return receipts
 
     async def _are_replicas_back(self) -> bool:
@@ -369,6 +369,11 @@ class Door:
         if any(isinstance(reply, NoScriptError) for reply in replies):
             self._sha = None
         return replies
+
+
+def _is_promise(receipt: Receipt | Exception) -> bool:
+    """Whether it says that something will be decided, not that it was."""
+    return isinstance(receipt, Receipt) and receipt.job.outcome is None
 
 
 def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:

@@ -112,7 +112,7 @@ class SessionCollection(Sessions):
         """Create a session."""
         values = clean(await read_body(req, SessionBody))
         services = self._services
-        session = await services.in_thread(services.store.create_session, values, req.context.caller.client)
+        session = await services.written(services.store.create_session, values, req.context.caller.client)
         await services.projections.announce_creation()
         resp.status = 201
         resp.set_header("Location", f"/api/sessions/{session}/")
@@ -147,7 +147,7 @@ class SessionItem(Sessions):
             mixed = "is a setting, which takes its turn in the session's order; change it in a request of its own"
             raise InvalidFields({key: mixed for key in values if key not in described})
         services = self._services
-        if await services.is_unknown(name) or not await services.in_thread(services.store.update_session, name, described):
+        if await services.is_unknown(name) or not await services.written(services.store.update_session, name, described):
             await services.find_session(name)
             raise UnknownSession
         await services.load_head(name)

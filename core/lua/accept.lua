@@ -16,6 +16,7 @@
 --   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
 --   aforo:{p}:doubt       string  Postgres has gone back: what done jobs of before show may be lost      as long as they: the job TTL
 -- And of no partition:
+--   aforo:asked           string  written so that replicas can be asked what they have (core/replicas.py)   never
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
 --   aforo:{limits}:k:<key id>   string  the same of an API key; both are in no log and in no command's slot  the same
 --   aforo:created         string  a word that changes with every session that is created     a minute; see core/unknown.py

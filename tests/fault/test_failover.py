@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from core import migrations
+from core.bootstrap import ApiServices
 from core.errors import Unavailable, Unconfirmed
 from core.mailbox import TOO_FEW_REPLICAS, Receipt
 from ops.localstack import free_port
@@ -41,7 +43,10 @@ def couple(hurt: Servers) -> Iterator[Couple]:
         yield found
 
 
-def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_failover(pair: Pair) -> None:
+def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_failover(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.bootstrap.WRITE_SECONDS", 0.5)
     commits_wait_for(pair.servers.owner_url, NAME)
     with Driver(pair.deployment) as driver, ThreadPoolExecutor(1) as threads:
         session = driver.new_session()
@@ -54,6 +59,7 @@ def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_fa
         until(lambda: waits_for_standby(pair), 15, "the commit waits")
         assert driver.outcomes(receipts) == ["confirmed", None]
         assert driver.counts(session) == (1, 1)
+        asyncio.run(write_and_read(pair, session))
         pair.fail_over()
         with pytest.raises(Unavailable):
             drained.result()
@@ -62,6 +68,19 @@ def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_fa
         assert driver.outcomes(receipts) == ["confirmed"] * 3
         assert driver.check(receipts).gaps == 0
         assert incidents(driver) == []
+
+
+async def write_and_read(pair: Pair, session: int) -> None:
+    """More writes of an API process than it has threads for: none is confirmed, and it reads all the same."""
+    services = ApiServices(pair.deployment.settings())
+    await services.start()
+    try:
+        writes = [services.written(services.store.update_session, session, {"title": f"{n}"}) for n in range(6)]
+        answers = await asyncio.gather(*writes, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Unavailable] * 6
+        assert await services.find_session(session)
+    finally:
+        await services.stop()
 
 
 def waits_for_standby(pair: Pair) -> bool:
