@@ -216,6 +216,7 @@ class GuardedProtocol(HttpToolsProtocol):
             else:
                 self._interrupt()
                 cycle.disconnected = True
+                cycle.waiting_for_100_continue = False  # nothing can be said after the refusal
                 cycle.message_event.set()
                 self._tell(kind)
                 return

@@ -131,6 +131,14 @@ def test_a_length_shorter_than_the_body_makes_the_rest_no_request(api: Api, raw:
     assert raw.closed_after() < 10
 
 
+def test_nobody_is_told_to_continue_what_was_refused(live_api: Stack, raw: Raw) -> None:
+    before = live_api.api.output().count("Traceback")
+    raw.send(f"POST /api/sessions/ HTTP/1.1\r\nHost: aforo\r\nExpect: 100-continue\r\n{CHUNKED}zz\r\n".encode())
+    assert raw.answer().status == 400
+    assert raw.closed_after() < 10
+    assert live_api.api.output().count("Traceback") == before
+
+
 def test_answers_that_are_due_come_before_the_refusal_of_what_follows(api: Api, raw: Raw) -> None:
     session = api.new_session()
     raw.send(post(f"/api/sessions/{session}/reserve/", json.dumps(person()).encode(), "Prefer: wait=10") + b"nonsense\r\n\r\n")
