@@ -12,6 +12,14 @@ from tests.support.hostile import Request, requests
 # Nobody waits long for the rest of what broke off.
 IMPATIENT = {"head_seconds": "0.5", "body_seconds": "0.5", "idle_seconds": "1"}
 ALARMING = ("Traceback", "unhandled_exception", "internal_error")
+TRACEBACK_LINES = 60
+
+
+def alarms_in(log: str) -> str:
+    """The first thing in an API's log that says of a bug, with what follows it; '' if there is none."""
+    lines = log.splitlines()
+    first = next((number for number, line in enumerate(lines) if any(word in line for word in ALARMING)), None)
+    return "" if first is None else "\n".join(lines[first : first + TRACEBACK_LINES])
 
 
 def fuzz(url: str, session: int, keys: tuple[str, ...], examples: int, chance: int) -> Counter[int]:

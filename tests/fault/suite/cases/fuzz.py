@@ -9,7 +9,7 @@ from ops.keys import create
 from tests.contract.test_fuzz import walk
 from tests.fault.suite.case import Run, case
 from tests.fault.suite.stage import Stage
-from tests.support.fuzzing import ALARMING, IMPATIENT, fuzz
+from tests.support.fuzzing import IMPATIENT, alarms_in, fuzz
 from tests.support.http import Api
 
 FIRST = new_token()
@@ -42,8 +42,8 @@ def hostile_requests(run: Run) -> None:
                 run.injected(walked.total())
                 for (_, status), count in walked.items():
                     statuses[status] += count
-            alarms = [line for line in stage.log("api").splitlines() if any(word in line for word in ALARMING)]
-            run.require(not alarms, f"the log of the API: {alarms[:3]}")
+            alarms = alarms_in(stage.log("api"))
+            run.require(not alarms, f"the log of the API: {alarms}")
         run.servers().drop(deployment)
     run.result.requests += statuses.total()
     run.note(", ".join(f"{count:,} times {status}" for status, count in sorted(statuses.items())))
