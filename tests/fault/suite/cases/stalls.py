@@ -29,14 +29,14 @@ def hung_holder(run: Run) -> None:
     log = run.folder("stops") / "stops.log"
     rig = Rig(at=POINTS, do="stop", permits=str(permits), log=str(log))
     stage = run.stage(workers=2, pool=len(POINTS), rigs={"worker": rig})
-    stops = 0
+    points, stops = run.scaled(len(POINTS)), 0
     with run.traffic(stage, per_second=200) as traffic:
         for _ in range(run.scaled(2)):
-            for point in run.random.sample(POINTS, run.scaled(len(POINTS))):
+            for point in run.random.sample(POINTS, points):
                 (permits / point).touch()
                 stops += 1
                 until(lambda: len(strikes(log)) == stops, 60, f"somebody comes by {point}")  # noqa: B023  at once
-                time.sleep(APART_SECONDS if run.scale >= 1 else 0)
+                time.sleep(APART_SECONDS if points > 1 else 0)
             time.sleep(run.scaled(30 - APART_SECONDS, least=5))
             for strike in strikes(log):
                 send(strike.pid, signal.SIGCONT)
