@@ -19,118 +19,16 @@ import redis
 
 from core.errors import Unavailable
 from core.mailbox import key
-from core.model import (
-    CANCEL,
-    CANCEL_SESSION,
-    CLOSE,
-    CONFIGURE,
-    DEMOTE,
-    FILL,
-    GROUP,
-    REFUSE,
-    REOPEN,
-    RESERVE,
-    STRICT,
-    Arguments,
-    CancelArguments,
-    ConfigureArguments,
-    GroupArguments,
-    NoArguments,
-    ReserveArguments,
-    Session,
-)
+from core.model import CLOSE, Arguments, NoArguments
 from tests.sim.invariants import Observer, check, check_noticed
-from tests.sim.world import (
-    BEGIN_MS,
-    LOSSY_PLACES,
-    POISON,
-    POSTGRES_PLACES,
-    REDIS_PLACES,
-    Actor,
-    Call,
-    Crash,
-    Poisoned,
-    World,
-    simulated,
-)
+from tests.sim.plan import FAULTS, TURNS, USUAL, plan_of, wish_of
+from tests.sim.world import LOSSY_PLACES, POSTGRES_PLACES, REDIS_PLACES, Actor, Call, Crash, World, simulated
 
 SETTLED_STEPS = 4000  # by then everything is applied, or something never will be
-PEOPLE = ("ana", "bo", "cy", "dee", "eve", "fay")
-KINDS = (RESERVE, CANCEL, GROUP, CONFIGURE, CLOSE, REOPEN, CANCEL_SESSION)
-KIND_WEIGHTS = (50, 28, 7, 8, 2, 4, 1)
-IDLE_MS = 301_000  # after which an idle head has expired
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a seed stands for: the deployment, and how often which fault comes, in turns of a thousand."""
-
-    sessions: tuple[Session, ...]
-    partitions: int
-    batch_size: int
-    publish_limit: int
-    portion_limit: int
-    max_queued: int
-    job_ttl_seconds: int
-    steps: int
-    calls: int
-    faults: dict[str, int]
-    poison: BaseException | None
-
-
-def plan_of(rng: random.Random) -> Plan:
-    """Every seed has some of the faults only, so that each is also seen without the others."""
-    faults = {name: weight for name, weight in FAULTS.items() if rng.random() < 0.4}
-    if "lose_data" in faults:  # else what was lost could be found again, behind what was accepted after it
-        faults.pop("lose_entry", None)
-    return Plan(
-        sessions=tuple(_session(rng, number) for number in range(1, rng.choice((1, 1, 2, 3)) + 1)),
-        partitions=rng.choice((1, 1, 2)),
-        batch_size=rng.choice((1, 2, 3, 50)),
-        portion_limit=rng.choice((1, 2, 32)),
-        publish_limit=rng.choice((1, 2, 256)),
-        max_queued=rng.choice((3, 1000, 1000)),
-        job_ttl_seconds=rng.choice((2, 86_400, 86_400)),
-        steps=rng.randint(40, 360),
-        calls=rng.randint(3, 30),
-        faults=faults,
-        poison=rng.choice((None, None, None, Crash(), Poisoned())),
-    )
-
-
-def _session(rng: random.Random, number: int) -> Session:
-    opens = starts = None
-    if rng.random() < 0.12:
-        opens = BEGIN_MS + rng.randint(0, 900)
-        starts = opens + rng.randint(0, 9000)
-    return Session(
-        id=number,
-        capacity=rng.choice((0, 1, 1, 2, 3, 5)),
-        version=1,
-        waitlist_capacity=rng.choice((0, 2, 4)),
-        waitlist_policy=rng.choice((STRICT, FILL)),
-        opens_at=opens,
-        start_time=starts,
-        end_time=starts and starts + 9,
-    )
-
-
-# Faults by name: what they do is `Run._<name>`.
-FAULTS = {
-    "crash": 20,
-    "refuse": 20,
-    "lose_reply": 20,
-    "stall": 40,
-    "hang": 15,
-    "lose_bell": 50,
-    "double_bell": 30,
-    "wait_long": 8,
-    "lose_data": 20,
-    "lose_entry": 8,
-}
 STALLED_STEPS = 80
-CHUNK = 50  # seeds that a process is given at a time
 SAVES = 3
+IDLE_MS = 301_000  # after which an idle head has expired
+CHUNK = 50  # seeds that a process is given at a time
 
 
 class Run:
@@ -154,9 +52,9 @@ class Run:
         self._names = 0
         self.world = World(plan.sessions, plan.partitions, plan.batch_size, plan.max_queued, plan.job_ttl_seconds, **types)
         self.observer = Observer(self)
-        quiet = 650 - sum(plan.faults.values())
-        self._choices = ["turn", "send", "bell", "sweep", "time", *plan.faults]
-        self._weights = [quiet, 120, 100, 40, 90, *plan.faults.values()]
+        chosen = {**USUAL, **plan.faults}
+        self._choices = ["turn", *chosen]
+        self._weights = [TURNS - sum(chosen.values()), *chosen.values()]
 
     def __call__(self) -> None:
         """Everything, and then the check. Raises AssertionError."""
@@ -200,11 +98,9 @@ class Run:
             before = rng.choice(self.calls)
             job, arguments = before.job, before.arguments
         else:
-            session = rng.choice(self.plan.sessions).id
-            kind = rng.choices(KINDS, KIND_WEIGHTS)[0]
-            arguments = self._arguments(kind, session)
-            client = "open" if kind == GROUP or rng.random() < 0.8 else "another"
-            job = self.world.submit.draft(kind, session, arguments, client, f"key-{self.seed}-{len(self.calls)}")
+            wish = wish_of(rng, self.plan, list(self.world.store.live), self.world.now)
+            key_, arguments = f"key-{self.seed}-{len(self.calls)}", wish.arguments
+            job = self.world.submit.draft(wish.kind, wish.session, arguments, wish.client, key_)
         self.send(job, arguments)
         return None
 
@@ -388,35 +284,6 @@ class Run:
 
     def _note(self, *words: Any) -> None:
         self.log.append(words)
-
-    def _arguments(self, kind: str, session: int) -> Arguments:
-        rng = self.rng
-        if kind == RESERVE:
-            return self._person()
-        if kind == CANCEL:
-            held = [email_key for (where, email_key) in self.world.store.live if where == session]
-            who = rng.choice(held) if held and rng.random() < 0.8 else self._person().email_key
-            return CancelArguments(who, who, rng.choice((None, None, 1, 2)), any_client=rng.random() < 0.5)
-        if kind == GROUP:
-            return GroupArguments(tuple(self._person() for _ in range(rng.randint(1, 3))))
-        if kind == CONFIGURE:
-            wishes = {
-                "capacity": rng.randint(0, 6),
-                "waitlist_capacity": rng.randint(0, 4),
-                "waitlist_policy": rng.choice((STRICT, FILL)),
-                "max_seats_per_reservation": rng.randint(1, 3),
-                "closes_at": rng.choice((None, None, self.world.now + rng.randint(0, 2000))),
-            }
-            chosen = {name: value for name, value in wishes.items() if rng.random() < 0.4}
-            return ConfigureArguments(**chosen, on_shrink=rng.choice((REFUSE, DEMOTE)))
-        return NoArguments()
-
-    def _person(self) -> ReserveArguments:
-        rng = self.rng
-        if self.plan.poison is not None and rng.random() < 0.1:
-            return ReserveArguments("Poison", POISON, POISON)
-        name = rng.choice(PEOPLE)
-        return ReserveArguments(name.title(), f"{name}@example.org", f"{name}@example.org", rng.choice((1, 1, 1, 2, 3)))
 
     def story(self) -> str:
         """The interleaving, in numbered steps, and how to see it again."""
