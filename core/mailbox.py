@@ -309,9 +309,9 @@ class Door:
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 continue
-            depth, pace, rung, answers, found, before, accepted = reply
+            depth, pace, rung, answers, found, before, grown = reply
             if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
-                self._count(partition, before, accepted)  # also when all were known: what accepted them may be unanswered
+                self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
             heads = {int(session): session_head(fields) for session, *fields in found}
             if rung:
                 reach("accepted")
@@ -328,12 +328,16 @@ class Door:
         except (RedisError, OSError) as exc:
             raise Unavailable from exc
 
-    def _count(self, partition: int, before: int, accepted: int) -> None:
+    def _told(self, partition: int) -> int:
+        total = self._totals[partition]
+        return total.accepted if time.monotonic() - total.known_at < TOTAL_TRUSTED_SECONDS else 0
+
+    def _count(self, partition: int, before: int, grown: int) -> None:
         """Commands that were lost before they were applied leave no other trace: their numbers are given out again."""
-        total, now = self._totals[partition], time.monotonic()
-        if before < total.accepted and now - total.known_at < TOTAL_TRUSTED_SECONDS:
-            self._went_back(partition, total.accepted, before)
-        self._totals[partition] = _Total(before + accepted, now)
+        told = self._told(partition)
+        if before < told:
+            self._went_back(partition, told, before)
+        self._totals[partition] = _Total(before + grown, time.monotonic())
 
     async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
         """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
@@ -355,7 +359,8 @@ class Door:
         pipeline = self._client.pipeline(transaction=False)
         for partition, indexes in groups.items():
             keyed = "".join(["1" if knocks[index].keyed else "0" for index in indexes])
-            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, keyed]
+            told = self._told(partition)
+            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, keyed]
             for index in indexes:
                 knock = knocks[index]
                 arguments += (knock.job_id, knock.session_id, knock.record, knock.command)

@@ -22,11 +22,11 @@
 --   aforo:created         string  a word that changes with every session that is created     a minute; see core/unknown.py
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
--- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds,
--- a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the ledger knows),
--- then for each: job id, session id, the job record up to its seq, the command.
+-- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds and
+-- what it was told of it last, a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the
+-- ledger knows), then for each: job id, session id, the job record up to its seq, the command.
 -- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...},
--- the process's total before, accepted}; tags:
+-- the process's total before, by how much it has grown}; tags:
 -- A accepted (the record), K known already (the record), L look into the ledger first, F full, H head unknown,
 -- E the server refused (why).
 
@@ -70,7 +70,7 @@ local function head_of(session)
 end
 
 local function is_keyed(number)
-  return string.sub(ARGV[5], number, number) == '1'
+  return string.sub(ARGV[6], number, number) == '1'
 end
 
 local function accept(job, session, record, command)
@@ -95,13 +95,14 @@ local function accept(job, session, record, command)
   return { 'A', record }
 end
 
-for i = 6, #ARGV, 4 do
+for i = 7, #ARGV, 4 do
   answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
 end
 
 local rung = 0
 local total = prefix .. 'total:' .. ARGV[3]
 local before = tonumber(redis.call('GET', total) or '0')
+local grown = 0
 if accepted > 0 then
   for session, head in pairs(heads) do
     if head and head.accepted > 0 then
@@ -109,7 +110,11 @@ if accepted > 0 then
       redis.call('PERSIST', prefix .. 's:' .. session)
     end
   end
-  redis.call('SET', total, before + accepted, 'EX', ARGV[4])
+  -- Where it was told of more, data was lost: the total stays until a reply has reached it that says so.
+  if before >= tonumber(ARGV[5]) then
+    grown = accepted
+    redis.call('SET', total, before + grown, 'EX', ARGV[4])
+  end
   if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
 end
-return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown, before, accepted }
+return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown, before, grown }

@@ -165,25 +165,42 @@ def test_what_one_process_lost_is_not_hidden_by_what_another_accepts(driver: Dri
     assert driver.went_back == [(driver.partition(session), 2, 1)]
 
 
+def lose_the_next_reply(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next accept is made, and its answer does not arrive."""
+    door: Any = driver.submit._door
+    call = door._call
+
+    async def lose_the_reply(*given: Any) -> Any:
+        monkeypatch.undo()
+        await call(*given)
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(door, "_call", lose_the_reply)
+
+
 def test_a_loss_is_noticed_though_the_reply_to_what_was_lost_was_lost_too(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = driver.new_session()
     saved = after_first(driver, session, "ana")
-    door: Any = driver.submit._door
-    call = door._call
-
-    async def lose_the_reply_once(*given: Any) -> Any:
-        monkeypatch.undo()
-        await call(*given)
-        raise redis.ConnectionError
-
-    monkeypatch.setattr(door, "_call", lose_the_reply_once)
+    lose_the_next_reply(driver, monkeypatch)
     (bo,) = driver.reserve(session, "bo")
     assert bo.known  # by the second call
     put_back(driver, saved)
     driver.reserve(session, "cy")
     assert driver.went_back == [(driver.partition(session), 2, 1)]
+
+
+def test_a_loss_is_noticed_though_the_first_reply_after_it_was_lost(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = driver.new_session()
+    saved = after_first(driver, session, "ana")
+    driver.reserve(session, "bo")
+    put_back(driver, saved)
+    lose_the_next_reply(driver, monkeypatch)
+    (cy,) = driver.reserve(session, "cy")
+    assert cy.known  # by the second call
+    driver.reserve(session, "dee")
+    assert driver.went_back == [(driver.partition(session), 2, 1)]  # told once
 
 
 def test_a_redis_that_went_back_is_an_incident(driver: Driver) -> None:

@@ -93,7 +93,7 @@ class MemoryRedis:
 
     def accept(self, prefix: str, mailbox: str, *arguments: Any) -> list[Any]:
         """accept.lua"""
-        limit, bell_ms, who, ttl, keyed, *knocks = arguments
+        limit, bell_ms, who, ttl, told, keyed, *knocks = arguments
         heads: dict[Any, Key] = {}
         answers: list[tuple[bytes, bytes]] = []
         accepted = set()
@@ -119,13 +119,14 @@ class MemoryRedis:
                 answers.append((b"A", text))
         before = self.get(f"{prefix}total:{who}") or 0
         rung = bool(accepted) and self.get(f"{prefix}bell") is None
-        if accepted:
-            self._set(f"{prefix}total:{who}", before + len(accepted), ttl * 1000)
+        grown = len(accepted) if before >= told else 0
+        if grown:
+            self._set(f"{prefix}total:{who}", before + grown, ttl * 1000)
         if rung:
             self._set(f"{prefix}bell", "1", bell_ms)
         depth = len(self.get(mailbox) or ())
         shown = [(str(session).encode(), *_fields(head, "acrwls")) for session, head in heads.items()]
-        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before, len(accepted)]
+        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before, grown]
 
     def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
         """take.lua"""

@@ -53,7 +53,7 @@ class ForgetsJobs(MemoryRedis):
     """accept.lua does not look whether the job is known."""
 
     def accept(self, prefix: str, mailbox: str, *more: Any) -> list[Any]:
-        for job in more[5::4]:
+        for job in more[6::4]:
             self._delete(f"{prefix}job:{job}")
         return super().accept(prefix, mailbox, *more)
 
