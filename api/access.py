@@ -40,6 +40,7 @@ NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/api/docs/{name}": {"GET": PUBLIC},
     "/api/schema": {"GET": PUBLIC},
     "/docs": {"GET": PUBLIC},
+    "/static/{name}": {"GET": PUBLIC},
     "/healthz": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/metrics": {"GET": (OPERATE,)},

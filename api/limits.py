@@ -19,7 +19,9 @@ from core.bootstrap import ApiServices
 from core.errors import RateLimited, Unavailable
 from core.limits import Buckets, Limiter, Verdict
 
-UNLIMITED: Final = {"/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/healthz", "/readyz", "/metrics"}
+UNLIMITED: Final = {
+    "/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/static/{name}", "/healthz", "/readyz", "/metrics",
+}
 
 
 def address_of(req: falcon.asgi.Request) -> str:

@@ -1,4 +1,5 @@
-"""The contract and the page that shows it: openapi.yaml, and the vendored Swagger UI on it, which works offline."""
+"""The contract and the page that shows it: openapi.yaml, and the vendored Swagger UI on it, which works offline; and the files
+that other pages load."""
 
 from __future__ import annotations
 
@@ -18,11 +19,14 @@ ROOT = Path(__file__).resolve().parents[2]
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
 # All that is served, and nothing else: a path is looked up here and never on disk.
-ASSETS = {
+DOCS = {
     "docs.js": (STATIC, "text/javascript; charset=utf-8"),
     "swagger-ui-bundle.js": (STATIC / "swagger-ui", "text/javascript; charset=utf-8"),
     "swagger-ui.css": (STATIC / "swagger-ui", "text/css; charset=utf-8"),
     "favicon-32x32.png": (STATIC / "swagger-ui", "image/png"),
+}
+SHARED = {
+    "aforo.css": (STATIC, "text/css; charset=utf-8"),
 }
 
 
@@ -55,10 +59,10 @@ class Served:
 
 
 class Assets:
-    """GET /api/docs/{name}: what the page loads."""
+    """GET /api/docs/{name} and /static/{name}: what pages load."""
 
-    def __init__(self) -> None:
-        self._files = {name: read(folder / name, content_type) for name, (folder, content_type) in ASSETS.items()}
+    def __init__(self, files: Mapping[str, tuple[Path, str]]) -> None:
+        self._files = {name: read(folder / name, content_type) for name, (folder, content_type) in files.items()}
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, name: str) -> None:
         """One of the files."""
@@ -91,4 +95,10 @@ def routes() -> list[tuple[str, Any]]:
     """Paths and their resources."""
     page = Served(read(STATIC / "docs.html", "text/html; charset=utf-8"), PAGE)
     schema = Served(read(ROOT / "openapi.yaml", "application/yaml"))
-    return [("/api/docs", page), ("/api/docs/{name}", Assets()), ("/api/schema", schema), ("/docs", ToDocs())]
+    return [
+        ("/api/docs", page),
+        ("/api/docs/{name}", Assets(DOCS)),
+        ("/api/schema", schema),
+        ("/docs", ToDocs()),
+        ("/static/{name}", Assets(SHARED)),
+    ]
