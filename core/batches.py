@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from core.door import Receipt
 from core.errors import IdempotencyKeyReused, InvalidFields
-from core.mailbox import Receipt
 from core.model import Arguments, Job, batch_hash, batch_id, body_hash
 from core.service import Submit
 

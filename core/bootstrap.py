@@ -17,6 +17,7 @@ from celery import Celery
 from core import crashpoints, settings, telemetry
 from core.batches import SubmitBatch
 from core.claims import Claims
+from core.door import Door
 from core.doorbell import Doorbell, celery_app
 from core.erasure import Erasure, Live
 from core.errors import NotYetApplied, Unavailable, UnknownSession
@@ -26,7 +27,7 @@ from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
 from core.limits import Limiter, Turnstile
-from core.mailbox import Door, Mailbox, connect, connect_async
+from core.mailbox import Mailbox, connect, connect_async
 from core.model import (
     CANCEL,
     CANCELLED,

@@ -1,43 +1,33 @@
-"""The mailboxes in Redis: `Door` puts commands in (API, asynchronous), `Mailbox` takes them out (worker).
+"""The mailboxes in Redis: `Mailbox` takes commands out and publishes what became of them (worker); core/door.py puts them in.
 
 The Lua scripts under core/lua own the keys and are atomic; this module packs their arguments and reads their answers.
 """
 
 from __future__ import annotations
 
-import re
-import secrets
-import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
 from typing import Any
 
-import msgspec
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from core.connections import with_translated_errors
 from core.crashpoints import reach
-from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
-from core.grouping import Grouped
-from core.model import ARGUMENTS_OF, JOB_FORMAT, SEATS_MAX, Arguments, Command, GroupArguments, Job, Session, partition_of_job
+from core.entries import Entry, Unreadable, decode_entry, encode_job
+from core.errors import Unavailable
+from core.model import Job, Session
 from core.numbering import Lift
-from core.replicas import Replicas
 
-ENTRY_FORMAT = 1
-GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
 PUBLISH_LIMIT = 256
 PORTION_LIMIT = 32  # of a batch over which a worker died, how many are tried together
 BATCH, PORTION, ONE = "batch", "portion", "one"
 BELL_MS = 1000
-TOTAL_SECONDS = 86_400
-TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
 IDLE_HEAD_SECONDS = 300
 DONE_CHANNEL = "aforo:done"
 REVOKED_KEY = "aforo:revoked:{}"
@@ -92,35 +82,6 @@ def key(partition: int, name: str) -> str:
     return f"aforo:{{{partition}}}:{name}"
 
 
-class Posted(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A command as it lies in a mailbox entry, all but its seq and its time, which the mailbox gives."""
-
-    format: int
-    kind: str
-    session_id: int
-    job_id: str
-    client: str
-    body_hash: str
-    arguments: msgspec.Raw
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A mailbox entry that is no command; set aside at once, with what it held."""
-
-    stream_id: str
-    reason: str
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A command with the mailbox entry it came in."""
-
-    stream_id: str
-    command: Command
-
-
 @dataclass(frozen=True, slots=True)
 class Taken:
     """What lay at the start of a mailbox. `suspect` is the last entry of a batch over which a worker died, or ''; `near` that
@@ -165,233 +126,6 @@ def head_fields(session: Session) -> tuple[Any, ...]:
     """The fields v, a, c, r, w, l, s of a session's head, as the scripts take them."""
     s = session
     return (s.version, s.last_seq, s.capacity, s.reserved, s.waiting, s.waitlist_capacity, s.state)
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """The door's answer to one command. `known`: the same job had been accepted before."""
-
-    job: Job
-    known: bool
-    depth: int
-    pace: float
-    head: SessionHead | None
-
-
-def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerprint: str, arguments: Arguments) -> bytes:
-    """The bytes of one mailbox entry."""
-    raw = msgspec.Raw(msgspec.msgpack.encode(arguments))
-    return msgspec.msgpack.encode(Posted(ENTRY_FORMAT, kind, session_id, job_id, client, fingerprint, raw))
-
-
-TOO_FEW_REPLICAS = "Redis and its replicas cannot keep the request safe now. Try again shortly."
-LARGEST = 2**63 - 1
-_JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
-
-_posted = msgspec.msgpack.Decoder(Posted)
-_arguments = {kind: msgspec.msgpack.Decoder(shape) for kind, shape in ARGUMENTS_OF.items()}
-
-
-def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadable:
-    """Read a mailbox entry; what cannot be read comes back as Unreadable, never as an exception."""
-    try:
-        seq = int(fields[b"s"])
-        posted = _posted.decode(fields[b"c"])
-        if posted.format != ENTRY_FORMAT:
-            raise ValueError(f"entry format {posted.format} is not known here")
-        arguments = _arguments[posted.kind].decode(posted.arguments)
-        accepted_at = int(stream_id.partition("-")[0])
-        _check_storable(seq, posted, arguments)
-    except (KeyError, ValueError, msgspec.MsgspecError) as exc:
-        return Unreadable(stream_id, f"{type(exc).__name__}: {exc}", repr(fields).encode())
-    command = Command(posted.job_id, posted.session_id, seq, posted.kind, arguments, posted.client, posted.body_hash, accepted_at)
-    return Entry(stream_id, command)
-
-
-def _check_storable(seq: int, posted: Posted, arguments: Arguments) -> None:
-    """What no table could hold would fail every batch it is in, even as a quarantined command. Raises ValueError."""
-    if not _JOB_ID.fullmatch(posted.job_id):
-        raise ValueError("its job id is none")
-    if not (0 < seq <= LARGEST and 0 < posted.session_id <= LARGEST):
-        raise ValueError("a number is out of range")
-    if not (posted.client.isprintable() and posted.body_hash.isprintable()):
-        raise ValueError("client or fingerprint has a control character")
-    people = arguments.people if isinstance(arguments, GroupArguments) else (arguments,)
-    may_have_nul = b"\0" in bytes(posted.arguments)  # which a number's bytes may also have
-    for person in people:
-        if may_have_nul and any(isinstance(text, str) and "\0" in text for text in msgspec.structs.astuple(person)):
-            raise ValueError("a text has a NUL")
-        if not 0 <= (getattr(person, "seats", None) or 0) <= SEATS_MAX:
-            raise ValueError("so many seats there cannot be")
-
-
-def encode_job(job: Job) -> bytes:
-    """A job as its Redis key holds it: 'q' (queued) or 'd' (done), then a JSON array."""
-    return (b"q" if job.outcome is None else b"d") + msgspec.json.encode(job)
-
-
-_job = msgspec.json.Decoder(Job)
-
-
-def decode_job(record: bytes) -> Job:
-    """The reverse of `encode_job`, also for the record that the accept script completes."""
-    return _job.decode(memoryview(record)[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class _Knock:
-    partition: int
-    job_id: str
-    session_id: int
-    record: bytes
-    command: bytes
-    keyed: bool
-
-
-class MaybeForgotten(Exception):
-    """The job may be one that only the ledger knows: look there before it is accepted."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Total:
-    """How many commands Redis had accepted from this process in a partition, and when it said so (monotonic)."""
-
-    accepted: int = 0
-    known_at: float = 0.0
-
-
-class Door:
-    """Accepts commands: all that wait go in one round trip, one script call for each partition among them."""
-
-    def __init__(
-        self,
-        client: redis.asyncio.Redis,
-        partitions: int,
-        max_queued: int,
-        ring: Callable[[int], None],
-        went_back: Callable[[int, int, int], None],
-        replicas: int = 0,
-    ) -> None:
-        """`replicas`: so many must have a command on disk before it counts as accepted. Called without waiting: `ring(partition)`
-        when a partition's workers have to be woken, and `went_back(partition, accepted, found)` when Redis counts fewer commands
-        accepted from this process than it did before."""
-        self._client = client
-        self._replicas = Replicas(replicas)
-        self._partitions = partitions
-        self._max_queued = max_queued
-        self._ring = ring
-        self._went_back = went_back
-        self._who = secrets.token_hex(4)
-        self._totals = [_Total()] * partitions
-        self._source = script("accept")
-        self._sha: str | None = None
-        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
-
-    async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
-        """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
-
-        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
-        and so perhaps a repeat, MaybeForgotten.
-        """
-        record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
-        command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
-        partition = partition_of_job(job.id, self._partitions)
-        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, keyed))
-
-    async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
-        if not self._replicas.are_there and not await self._are_replicas_back():
-            return [Unavailable(TOO_FEW_REPLICAS)] * len(knocks)
-        groups: dict[int, list[int]] = defaultdict(list)
-        for index, knock in enumerate(knocks):
-            groups[knock.partition].append(index)
-        replies = await self._call_twice_at_most(groups, knocks)
-        receipts: list[Receipt | Exception] = [Unavailable()] * len(knocks)
-        for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
-            if isinstance(reply, Exception):
-                continue
-            depth, pace, rung, answers, found, before, grown = reply
-            if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
-                self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
-            heads = {int(session): session_head(fields) for session, *fields in found}
-            if rung:
-                reach("accepted")
-                self._ring(partition)
-            for index, answer in zip(indexes, answers, strict=True):
-                receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
-        if not self._replicas.are_there:
-            return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
-        return receipts
-
-    async def _are_replicas_back(self) -> bool:
-        try:
-            return await self._replicas.probe(self._client)
-        except (RedisError, OSError) as exc:
-            raise Unavailable from exc
-
-    def _told(self, partition: int) -> int:
-        total = self._totals[partition]
-        return total.accepted if time.monotonic() - total.known_at < TOTAL_TRUSTED_SECONDS else 0
-
-    def _count(self, partition: int, before: int, grown: int) -> None:
-        """Commands that were lost before they were applied leave no other trace: their numbers are given out again."""
-        told = self._told(partition)
-        if before < told:
-            self._went_back(partition, told, before)
-        self._totals[partition] = _Total(before + grown, time.monotonic())
-
-    async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
-        """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
-        try:
-            replies = await self._call(groups, knocks)
-            if not any(isinstance(reply, (NoScriptError, redis.ConnectionError)) for reply in replies):
-                return replies
-        except (RedisError, OSError):
-            self._sha = None
-        try:
-            return await self._call(groups, knocks)
-        except (RedisError, OSError) as exc:
-            self._sha = None
-            raise Unavailable from exc
-
-    async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
-        if self._sha is None:
-            self._sha = await self._client.script_load(self._source)
-        pipeline = self._client.pipeline(transaction=False)
-        for partition, indexes in groups.items():
-            keyed = "".join(["1" if knocks[index].keyed else "0" for index in indexes])
-            told = self._told(partition)
-            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, keyed]
-            for index in indexes:
-                knock = knocks[index]
-                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
-            pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
-        if self._replicas.wanted:
-            self._replicas.ask(pipeline)
-        replies = await pipeline.execute(raise_on_error=False)
-        if self._replicas.wanted:
-            self._replicas.confirm(replies)
-            replies = replies[: len(groups)]
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            self._sha = None
-        return replies
-
-
-def _is_promise(receipt: Receipt | Exception) -> bool:
-    """Whether it says that something will be decided, not that it was."""
-    return isinstance(receipt, Receipt) and receipt.job.outcome is None
-
-
-def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
-    tag, text = answer
-    if tag in (b"A", b"K"):
-        return Receipt(decode_job(text), tag == b"K", depth, pace, head)
-    if tag == b"L":
-        return MaybeForgotten()
-    if tag == b"F":
-        return QueueFull()
-    if tag == b"H":
-        return UnknownSession()
-    return Unavailable("Redis refused to store the request. Try again shortly.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -514,8 +248,3 @@ class Mailbox:
             return call()
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
-
-
-def draft_job(job_id: str, kind: str, session_id: int, client: str, fingerprint: str) -> Job:
-    """A job on its way to the door: no seq, no time."""
-    return Job(JOB_FORMAT, job_id, kind, session_id, client, fingerprint, 0, int(time.time() * 1000))

@@ -13,6 +13,7 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from core.entries import decode_job
 from core.errors import Unavailable
 from core.grouping import Grouped
 from core.mailbox import (
@@ -21,7 +22,6 @@ from core.mailbox import (
     IDLE_HEAD_SECONDS,
     REVOKED_KEY,
     SessionHead,
-    decode_job,
     head_fields,
     key,
     script,

@@ -14,8 +14,9 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from core.entries import decode_job, encode_job
 from core.errors import Unavailable
-from core.mailbox import IDLE_HEAD_SECONDS, decode_job, encode_job, head_fields, key, script
+from core.mailbox import IDLE_HEAD_SECONDS, head_fields, key, script
 from core.model import Job, Session, partition_of_job, partition_of_session
 
 NODE_ENTRIES = 100  # Redis's default of stream-node-max-entries

@@ -17,8 +17,10 @@ import msgspec
 from core import telemetry
 from core.crashpoints import is_armed, reach
 from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
+from core.door import MaybeForgotten, Receipt, draft_job
+from core.entries import Entry, Unreadable
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
-from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Entry, MaybeForgotten, Publication, Receipt, Taken, Unreadable, draft_job
+from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Publication, Taken
 from core.model import (
     CANCEL,
     CONFIGURE,
@@ -345,7 +347,7 @@ def _set_aside(entry: Entry) -> Unreadable:
 
 
 class DoorPort(Protocol):
-    """See core.mailbox.Door."""
+    """See core.door.Door."""
 
     def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
 

@@ -24,8 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.crashpoints import reach
 from core.decide import SETTINGS, Decision, PersonKey
+from core.entries import Unreadable
 from core.errors import NotMigrated, SettingsConflict
-from core.mailbox import Unreadable
 from core.model import (
     CREATE,
     CREATED,

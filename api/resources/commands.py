@@ -24,9 +24,9 @@ from api.schemas import (
 )
 from core import telemetry
 from core.bootstrap import ApiServices
+from core.door import Receipt
 from core.errors import AforoError, QueueFull
 from core.keys import MANAGE
-from core.mailbox import Receipt
 from core.model import (
     CANCEL,
     CANCEL_SESSION,

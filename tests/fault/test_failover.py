@@ -10,8 +10,8 @@ import pytest
 
 from core import migrations
 from core.bootstrap import ApiServices
+from core.door import TOO_FEW_REPLICAS, Receipt
 from core.errors import Unavailable, Unconfirmed
-from core.mailbox import TOO_FEW_REPLICAS, Receipt
 from ops.localstack import free_port
 from tests.conftest import temporary_folder
 from tests.support.driving import Driver

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from core import crashpoints
+from core.door import Receipt
 from core.errors import StillLive
 from core.forget import mentions
-from core.mailbox import Receipt, key
+from core.mailbox import key
 from core.model import (
     CANCEL,
     CANCEL_SESSION,

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from core.bootstrap import owner_services
-from core.mailbox import Receipt, key
+from core.door import Receipt
+from core.mailbox import key
 from core.queries import SessionView
 from tests.support.driving import Driver
 from tests.support.http import Api, person

@@ -14,8 +14,9 @@ from core import crashpoints
 from core import prune as pruning
 from core.batches import SubmitBatch, Wanted
 from core.bootstrap import owner_services
+from core.door import Receipt
 from core.errors import NotOwner, UnknownSession
-from core.mailbox import Receipt, key
+from core.mailbox import key
 from core.model import CANCEL_SESSION, CONFIGURE, RESERVE, ConfigureArguments, NoArguments
 from core.queries import SessionSearch, SessionView
 from tests.fault.test_histories import command

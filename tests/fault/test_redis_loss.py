@@ -10,7 +10,8 @@ import redis
 
 from core import crashpoints
 from core.bootstrap import ApiServices
-from core.mailbox import Receipt, key
+from core.door import Receipt
+from core.mailbox import key
 from core.model import RESERVE
 from tests.support.driving import KILLED, Driver, person
 from tests.support.stack import Deployment

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from core import crashpoints
+from core.entries import encode_command
 from core.errors import Unavailable, UnknownSession
-from core.mailbox import encode_command, key
+from core.mailbox import key
 from core.model import RESERVE, new_job_id
 from core.service import Drain
 from core.store import Store, create_engine

@@ -19,7 +19,8 @@ import pytest
 import redis
 
 from core.doorbell import celery_app
-from core.mailbox import ENTRY_FORMAT, key
+from core.entries import ENTRY_FORMAT
+from core.mailbox import key
 from core.model import partition_of_session
 from ops import verify
 from tests.conftest import temporary_folder

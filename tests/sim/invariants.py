@@ -9,7 +9,8 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from core.mailbox import Entry, decode_entry, decode_job, head_fields, key
+from core.entries import Entry, decode_entry, decode_job
+from core.mailbox import head_fields, key
 from core.model import (
     CANCEL_SESSION,
     DEMOTE,

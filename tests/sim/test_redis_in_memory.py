@@ -15,20 +15,10 @@ import msgspec
 import pytest
 import redis
 
-from core import mailbox
-from core.mailbox import (
-    BATCH,
-    ONE,
-    PORTION,
-    Door,
-    Mailbox,
-    MaybeForgotten,
-    Publication,
-    connect_async,
-    decode_job,
-    draft_job,
-    key,
-)
+from core import door, mailbox
+from core.door import Door, MaybeForgotten, draft_job
+from core.entries import decode_job
+from core.mailbox import BATCH, ONE, PORTION, Mailbox, Publication, connect_async, key
 from core.model import RESERVE, Job, JobReservation, ReserveArguments, Session, keyed_job_id
 from core.numbering import Lift
 from core.projections import Projections
@@ -241,7 +231,8 @@ class Script:
 @pytest.fixture
 def sides(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Side]]:
     """Valkey, and what stands for it."""
-    monkeypatch.setattr(mailbox, "BELL_MS", 1_000_000)  # nothing expires while the two are compared
+    for module in (door, mailbox):
+        monkeypatch.setattr(module, "BELL_MS", 1_000_000)  # nothing expires while the two are compared
     client, in_memory = deployment.redis(), MemoryRedis(now_ms)
     found = [
         Side(client, connect_async(deployment.redis_url), lambda: found_at(client)),

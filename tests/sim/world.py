@@ -17,8 +17,9 @@ import greenlet
 
 from core import bootstrap, crashpoints, mailbox, service
 from core.bootstrap import ApiServices
+from core.door import GROUP_LIMIT, Door, Receipt
 from core.errors import AforoError, Unavailable
-from core.mailbox import GROUP_LIMIT, Door, Mailbox, Receipt
+from core.mailbox import Mailbox
 from core.model import Arguments, Job, Session, partition_of_session
 from core.numbering import Incident
 from core.projections import Projections

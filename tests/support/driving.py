@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from core import validation
 from core.bootstrap import WorkerServices, worker_services
+from core.door import Door, Receipt
 from core.errors import Unavailable
-from core.mailbox import Door, Receipt, connect_async, head_fields, key
+from core.mailbox import connect_async, head_fields, key
 from core.model import CANCEL, REDUCED, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries

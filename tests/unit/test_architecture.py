@@ -28,6 +28,7 @@ SQL_ROOMS = {
 }
 REDIS_ROOMS = {
     "core/connections.py",
+    "core/door.py",
     "core/mailbox.py",
     "core/projections.py",
     "core/follow.py",
@@ -126,7 +127,7 @@ def test_every_redis_key_is_described_where_the_scripts_begin() -> None:
         re.findall(r"aforo:\{p\}:(\w+)", "".join((folder / name).read_text("utf-8") for name in ("accept.lua", "take.lua")))
     )
     used = set()
-    for path in [*folder.glob("*.lua"), *(ROOT / f"core/{name}.py" for name in ("mailbox", "projections", "scrub"))]:
+    for path in [*folder.glob("*.lua"), *(ROOT / f"core/{name}.py" for name in ("door", "mailbox", "projections", "scrub"))]:
         text = path.read_text("utf-8")
         used |= set(re.findall(r"prefix \.\. '(\w+)", text)) | set(
             re.findall(r'key\([^()]*(?:\([^()]*\))?[^()]*, f?"(\w+)', text)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.mailbox import Entry, Unreadable, decode_entry, decode_job, encode_command, encode_job
+from core.entries import Entry, Unreadable, decode_entry, decode_job, encode_command, encode_job
 from core.model import (
     JOB_FORMAT,
     RESERVE,

@@ -1,0 +1,203 @@
+"""The door: `Door` puts commands into the mailboxes in Redis (API, asynchronous); core/mailbox.py takes them out.
+
+core/lua/accept.lua owns what happens to a command there; this module packs its arguments and reads its answers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+from redis.exceptions import NoScriptError, RedisError
+
+from core.crashpoints import reach
+from core.entries import decode_job, encode_command
+from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
+from core.grouping import Grouped
+from core.mailbox import BELL_MS, SessionHead, key, script, session_head
+from core.model import JOB_FORMAT, Arguments, Job, partition_of_job
+from core.replicas import Replicas
+
+GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
+TOTAL_SECONDS = 86_400
+TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
+TOO_FEW_REPLICAS = "Redis and its replicas cannot keep the request safe now. Try again shortly."
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The door's answer to one command. `known`: the same job had been accepted before."""
+
+    job: Job
+    known: bool
+    depth: int
+    pace: float
+    head: SessionHead | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Knock:
+    partition: int
+    job_id: str
+    session_id: int
+    record: bytes
+    command: bytes
+    keyed: bool
+
+
+class MaybeForgotten(Exception):
+    """The job may be one that only the ledger knows: look there before it is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Total:
+    """How many commands Redis had accepted from this process in a partition, and when it said so (monotonic)."""
+
+    accepted: int = 0
+    known_at: float = 0.0
+
+
+class Door:
+    """Accepts commands: all that wait go in one round trip, one script call for each partition among them."""
+
+    def __init__(
+        self,
+        client: redis.asyncio.Redis,
+        partitions: int,
+        max_queued: int,
+        ring: Callable[[int], None],
+        went_back: Callable[[int, int, int], None],
+        replicas: int = 0,
+    ) -> None:
+        """`replicas`: so many must have a command on disk before it counts as accepted. Called without waiting: `ring(partition)`
+        when a partition's workers have to be woken, and `went_back(partition, accepted, found)` when Redis counts fewer commands
+        accepted from this process than it did before."""
+        self._client = client
+        self._replicas = Replicas(replicas)
+        self._partitions = partitions
+        self._max_queued = max_queued
+        self._ring = ring
+        self._went_back = went_back
+        self._who = secrets.token_hex(4)
+        self._totals = [_Total()] * partitions
+        self._source = script("accept")
+        self._sha: str | None = None
+        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
+
+    async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
+        """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
+
+        Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
+        and so perhaps a repeat, MaybeForgotten.
+        """
+        record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
+        command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
+        partition = partition_of_job(job.id, self._partitions)
+        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, keyed))
+
+    async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
+        if not self._replicas.are_there and not await self._are_replicas_back():
+            return [Unavailable(TOO_FEW_REPLICAS)] * len(knocks)
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, knock in enumerate(knocks):
+            groups[knock.partition].append(index)
+        replies = await self._call_twice_at_most(groups, knocks)
+        receipts: list[Receipt | Exception] = [Unavailable()] * len(knocks)
+        for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
+            if isinstance(reply, Exception):
+                continue
+            depth, pace, rung, answers, found, before, grown = reply
+            if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
+                self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
+            heads = {int(session): session_head(fields) for session, *fields in found}
+            if rung:
+                reach("accepted")
+                self._ring(partition)
+            for index, answer in zip(indexes, answers, strict=True):
+                receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
+        if not self._replicas.are_there:
+            return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
+        return receipts
+
+    async def _are_replicas_back(self) -> bool:
+        try:
+            return await self._replicas.probe(self._client)
+        except (RedisError, OSError) as exc:
+            raise Unavailable from exc
+
+    def _told(self, partition: int) -> int:
+        total = self._totals[partition]
+        return total.accepted if time.monotonic() - total.known_at < TOTAL_TRUSTED_SECONDS else 0
+
+    def _count(self, partition: int, before: int, grown: int) -> None:
+        """Commands that were lost before they were applied leave no other trace: their numbers are given out again."""
+        told = self._told(partition)
+        if before < told:
+            self._went_back(partition, told, before)
+        self._totals[partition] = _Total(before + grown, time.monotonic())
+
+    async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+        """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
+        try:
+            replies = await self._call(groups, knocks)
+            if not any(isinstance(reply, (NoScriptError, redis.ConnectionError)) for reply in replies):
+                return replies
+        except (RedisError, OSError):
+            self._sha = None
+        try:
+            return await self._call(groups, knocks)
+        except (RedisError, OSError) as exc:
+            self._sha = None
+            raise Unavailable from exc
+
+    async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+        if self._sha is None:
+            self._sha = await self._client.script_load(self._source)
+        pipeline = self._client.pipeline(transaction=False)
+        for partition, indexes in groups.items():
+            keyed = "".join(["1" if knocks[index].keyed else "0" for index in indexes])
+            told = self._told(partition)
+            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, keyed]
+            for index in indexes:
+                knock = knocks[index]
+                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
+            pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
+        if self._replicas.wanted:
+            self._replicas.ask(pipeline)
+        replies = await pipeline.execute(raise_on_error=False)
+        if self._replicas.wanted:
+            self._replicas.confirm(replies)
+            replies = replies[: len(groups)]
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            self._sha = None
+        return replies
+
+
+def _is_promise(receipt: Receipt | Exception) -> bool:
+    """Whether it says that something will be decided, not that it was."""
+    return isinstance(receipt, Receipt) and receipt.job.outcome is None
+
+
+def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
+    tag, text = answer
+    if tag in (b"A", b"K"):
+        return Receipt(decode_job(text), tag == b"K", depth, pace, head)
+    if tag == b"L":
+        return MaybeForgotten()
+    if tag == b"F":
+        return QueueFull()
+    if tag == b"H":
+        return UnknownSession()
+    return Unavailable("Redis refused to store the request. Try again shortly.")
+
+
+def draft_job(job_id: str, kind: str, session_id: int, client: str, fingerprint: str) -> Job:
+    """A job on its way to the door: no seq, no time."""
+    return Job(JOB_FORMAT, job_id, kind, session_id, client, fingerprint, 0, int(time.time() * 1000))
