@@ -7,7 +7,10 @@ partition and nothing else, and may be lost, doubled or late without harm, becau
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
+from typing import Any, Final
+from urllib.parse import parse_qs
 
 from celery import Celery
 
@@ -17,24 +20,19 @@ log = logging.getLogger(__name__)
 
 TASK = "aforo.drain"
 QUEUE = "aforo"
+RABBITMQ_SCHEMES: Final = ("amqp", "amqps")
 
 
 def celery_app(broker_url: str) -> Celery:
     """Celery as Aforo uses it, for the API that rings and the worker that answers. Connects to nothing yet."""
     app = Celery("aforo", broker=_verifying(broker_url), set_as_current=False)
+    app.conf.update(_of_rabbitmq(broker_url) if is_rabbitmq(broker_url) else _OF_REDIS)
     app.conf.update(
         accept_content=["json"],
         broker_channel_error_retry=True,
         broker_connection_max_retries=None,
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=2,
-        broker_transport_options={
-            "health_check_interval": 10,
-            "socket_connect_timeout": 2,
-            "socket_keepalive": True,
-            "socket_timeout": 10,
-            "visibility_timeout": 120,
-        },
         task_acks_late=False,
         task_default_queue=QUEUE,
         task_ignore_result=True,
@@ -48,8 +46,46 @@ def celery_app(broker_url: str) -> Celery:
     return app
 
 
+_OF_REDIS: Final[dict[str, Any]] = {
+    "broker_transport_options": {
+        "health_check_interval": 10,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "socket_timeout": 10,
+        "visibility_timeout": 120,
+    },
+}
+
+
+def is_rabbitmq(broker_url: str) -> bool:
+    """Whether this broker is a RabbitMQ."""
+    return broker_url.partition("://")[0] in RABBITMQ_SCHEMES
+
+
+def _of_rabbitmq(broker_url: str) -> dict[str, Any]:
+    """A quorum queue, which several nodes keep together. It counts prefetch for each consumer alone, which Celery sees to.
+
+    Celery also declares queues for tasks that are to wait, of which there are none here: classic ones cost less.
+    """
+    found: dict[str, Any] = {
+        "broker_transport_options": {"write_timeout": 10},
+        "broker_native_delayed_delivery_queue_type": "classic",
+        "task_default_queue_type": "quorum",
+    }
+    scheme, _, rest = broker_url.partition("://")
+    if scheme == "amqps":
+        where, _, query = rest.partition("?")
+        given = parse_qs(query).get("ssl_ca_certs", [ssl.get_default_verify_paths().cafile])
+        host = where.rpartition("@")[2].partition("/")[0].partition(":")[0]
+        found["broker_use_ssl"] = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": given[0], "server_hostname": host}
+    return found
+
+
 def _verifying(url: str) -> str:
-    """Celery takes rediss:// without a word on certificates for leave to accept any; everybody else asks for a good one."""
+    """Celery takes rediss:// without a word on certificates for leave to accept any; everybody else asks for a good one.
+    The client of RabbitMQ is told apart from the URL (_of_rabbitmq)."""
+    if is_rabbitmq(url):
+        return url.partition("?")[0]
     if not url.startswith("rediss://") or "ssl_cert_reqs=" in url:
         return url
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
@@ -60,6 +96,7 @@ class Doorbell:
 
     def __init__(self, app: Celery) -> None:
         self._app = app
+        app.conf.broker_heartbeat = 0  # nobody sends any between rings, and RabbitMQ would hang up
         self._due: set[int] = set()
         self._condition = threading.Condition()
         self._closing = False
