@@ -25,6 +25,7 @@ READERS: Final = (READ, ATTENDEES, MANAGE)
 NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/api/sessions": {"GET": READERS, "POST": (MANAGE,)},
     "/api/sessions/{session}": {"GET": READERS, "PATCH": (MANAGE,)},
+    "/api/sessions/{session}/events": {"GET": READERS},
     "/api/sessions/{session}/reservations": {"GET": READERS},
     "/api/sessions/{session}/reserve": {"POST": (RESERVE_AND_CANCEL,)},
     "/api/sessions/{session}/cancel": {"POST": (RESERVE_AND_CANCEL, MANAGE)},
@@ -34,6 +35,7 @@ NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/api/batches": {"POST": (RESERVE_AND_CANCEL,)},
     "/api/batches/{batch}": {"GET": (RESERVE_AND_CANCEL,)},
     "/api/jobs/{job}": {"GET": (RESERVE_AND_CANCEL, MANAGE, HOLDER)},
+    "/api/jobs/{job}/events": {"GET": (RESERVE_AND_CANCEL, MANAGE, HOLDER)},
     "/api/reservations/{reservation}": {"GET": PUBLIC, "DELETE": PUBLIC},
     "/api/reservations/{reservation}.ics": {"GET": PUBLIC},
     "/api/docs": {"GET": PUBLIC},

@@ -16,9 +16,9 @@ from api.middleware import Observe
 from api.resources import commands, docs
 from api.resources.batches import BatchCollection, BatchItem
 from api.resources.health import Alive, Metrics, Ready
-from api.resources.jobs import JobItem
+from api.resources.jobs import JobEvents, JobItem
 from api.resources.reservations import ReservationCalendar, ReservationItem
-from api.resources.sessions import SessionCollection, SessionItem, SessionReservations
+from api.resources.sessions import SessionCollection, SessionEvents, SessionItem, SessionReservations
 from core.bootstrap import ApiServices, prepare
 from core.errors import Unavailable
 
@@ -41,8 +41,10 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     errors.install(app)
     app.add_route("/api/sessions", SessionCollection(services))
     app.add_route("/api/sessions/{session}", SessionItem(services))
+    app.add_route("/api/sessions/{session}/events", SessionEvents(services))
     app.add_route("/api/sessions/{session}/reservations", SessionReservations(services))
     app.add_route("/api/jobs/{job}", JobItem(services))
+    app.add_route("/api/jobs/{job}/events", JobEvents(services))
     app.add_route("/api/batches", BatchCollection(services))
     app.add_route("/api/batches/{batch}", BatchItem(services))
     app.add_route("/api/reservations/{reservation}", ReservationItem(services))

@@ -60,6 +60,16 @@ class RequestTimeout(errors.AforoError):
     """The request did not arrive in time."""
 
 
+class TooManyStreams(errors.AforoError):
+    """There are too many streams open already. Close some, or try again later."""
+
+    retry_after_seconds = 10
+
+
+class NotAcceptable(errors.AforoError):
+    """This is a stream of events, which the request's Accept header does not allow."""
+
+
 class TooManyConnections(errors.AforoError):
     """There are too many connections. Try again shortly."""
 
@@ -82,6 +92,8 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     AddressTooLong: (414, "address_too_long", "The address is too long"),
     HeadTooLarge: (431, "head_too_large", "The headers are too large"),
     BadRequest: (400, "bad_request", "Bad Request"),
+    TooManyStreams: (429, "too_many_streams", "Too many streams"),
+    NotAcceptable: (406, "not_acceptable", "Not acceptable"),
     TooManyConnections: (503, "too_many_connections", "Too many connections"),
     BodyTooLarge: (413, "body_too_large", "The body is too large"),
     UnsupportedMediaType: (415, "unsupported_media_type", "Unsupported media type"),

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
-from api.requests import TRUNCATED
+from api.requests import END, ENDED, TRUNCATED
 from core import telemetry
 from core.errors import AforoError
 
@@ -82,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._interrupt()
+        self._end_stream()
         super().connection_lost(exc)
         self._exit.close = self.transport.close  # or this and that would keep each other from going
         self.deadline = self.stalled_until = NEVER
@@ -89,6 +90,19 @@ class GuardedProtocol(HttpToolsProtocol):
             self._guard.leave(self._address)
         if self._is_lingering:
             self._guard.lingering -= 1
+
+    def shutdown(self) -> None:
+        """The server stops: answers that are under way come to their end, and those that have none are ended."""
+        super().shutdown()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
+        """An answer that goes on until somebody ends it (api/streams.py) does so now."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            scope: Any = self.cycle.scope
+            scope[ENDED] = True
+            if END in scope:
+                scope[END]()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless nobody listens any more."""

@@ -31,7 +31,7 @@ from core.model import (
     JobReservation,
     ReserveArguments,
 )
-from core.projections import Forecast, Head, Traffic
+from core.projections import Forecast, Head, SessionNow, Traffic
 from core.queries import OwnReservation, ReservationView, SessionView
 
 TOO_LARGE = "The body must be at most {limit} bytes."
@@ -388,6 +388,23 @@ def session_answer(view: SessionView, head: Head | None) -> dict[str, Any]:
         "waitlist_capacity": now.waitlist_capacity,
         "state": now.state,
         "as_of_seq": now.last_seq,
+    }
+
+
+def session_event(found: SessionNow) -> dict[str, Any]:
+    """A session's counts, as its stream tells them."""
+    now = found.now
+    is_cancelled = now.state == CANCELLED
+    return {
+        "id": found.session_id,
+        "capacity": now.capacity,
+        "reserved": 0 if is_cancelled else now.reserved,
+        "available_slots": 0 if is_cancelled else max(0, now.capacity - now.reserved),
+        "waiting": now.waiting,
+        "waitlist_capacity": now.waitlist_capacity,
+        "state": now.state,
+        "as_of_seq": now.last_seq,
+        "version": found.version,
     }
 
 

@@ -39,7 +39,7 @@ from core.model import (
     partition_of_session,
 )
 from core.numbering import Incident
-from core.projections import Projections
+from core.projections import JobNow, Projections, SessionNow
 from core.prune import Prune
 from core.queries import BatchView, Queries, SessionView
 from core.recheck import Recheck
@@ -48,6 +48,7 @@ from core.service import Drain, Submit
 from core.settings import Settings
 from core.settle import Settle
 from core.store import Store, create_engine
+from core.streams import Feed, Streams, prefix_of_job, prefix_of_session
 from core.unknown import REMEMBERED_SECONDS, Unknown, UnknownSessions
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,10 @@ class ApiServices:
         self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
         self.manage_token = partial(manage_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
-        self.followers = Followers(self._subscriber, self.job)
+        self._positions: Grouped[int, int | None] = Grouped(self._read_positions, LOOK_UP_LIMIT)
+        jobs: Feed[str, JobNow] = Feed(self.job_now, prefix_of_job, by_id=True)
+        self.streams = Streams(jobs, Feed(self.session_now, prefix_of_session), self._is_valid)
+        self.followers = Followers(self._subscriber, self.job, self.streams)
         limits_client = connect_async(loaded.redis_url, max_connections=1)
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
         self.waits = Turnstile(loaded.max_waits_per_key)
@@ -193,10 +197,12 @@ class ApiServices:
     async def start(self) -> None:
         """Begin to listen for outcomes."""
         self.followers.start()
+        self.streams.start()
 
     async def stop(self) -> None:
         """Close everything, after the last answer."""
         await self.followers.stop()
+        await self.streams.stop()
         for client in self._clients:
             await client.aclose()
         await asyncio.to_thread(self.doorbell.close)
@@ -281,8 +287,33 @@ class ApiServices:
         """The place of the job's reservation in the waitlist, from 1; None if it does not wait."""
         if job.reservation is None or job.reservation.status != WAITLISTED:
             return None
-        positions = await self.in_thread(self.queries.positions, [job.reservation.id])
-        return positions.get(job.reservation.id)
+        return await self._positions(job.reservation.id)
+
+    async def _read_positions(self, reservation_ids: Sequence[int]) -> Sequence[int | None]:
+        found = await self.in_thread(self.queries.positions, reservation_ids)
+        return [found.get(reservation_id) for reservation_id in reservation_ids]
+
+    async def job_now(self, job_id: str) -> JobNow | None:
+        """A job as it stands."""
+        job = await self.job(job_id)
+        return None if job is None else await self.as_it_stands(job)
+
+    async def as_it_stands(self, job: Job) -> JobNow:
+        """A job with what changes about it."""
+        if job.outcome is None:
+            return JobNow(job, await self.projections.traffic(job.session_id))
+        job = await self.as_it_counts(job)
+        return JobNow(job, None, await self.waitlist_position(job))
+
+    async def session_now(self, session_id: int) -> SessionNow | None:
+        """A session's counters as they stand."""
+        head = await self.projections.head(session_id)
+        if head is None and await self.find_session(session_id):
+            head = await self.projections.head(session_id)
+        return None if head is None else SessionNow(session_id, head.version, head.now)
+
+    async def _is_valid(self, token: str) -> bool:
+        return await self.keyring.caller(token) is not None
 
     async def applied(self, session_id: int, seq: int, wait: bool = True) -> None:
         """Wait until the session's command `seq` has been applied. Raises UnknownSession; NotYetApplied after a while, or at once

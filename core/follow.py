@@ -17,11 +17,11 @@ from redis.exceptions import RedisError
 from core.errors import Unavailable
 from core.mailbox import DONE_CHANNEL
 from core.model import Job
+from core.streams import JOB_ID_BYTES, Streams
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_SECONDS = 1.0
-JOB_ID_BYTES = 36
 
 
 class Waiter:
@@ -47,11 +47,14 @@ class Waiter:
 
 
 class Followers:
-    """All waiters of this process, and the subscription that wakes them."""
+    """All waiters of this process, and the subscription that wakes them, and tells its streams."""
 
-    def __init__(self, client: redis.asyncio.Redis, read: Callable[[str], Awaitable[Job | None]]) -> None:
+    def __init__(
+        self, client: redis.asyncio.Redis, read: Callable[[str], Awaitable[Job | None]], streams: Streams
+    ) -> None:
         self._client = client
         self._read = read
+        self._streams = streams
         self._waiters: dict[bytes, set[Waiter]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -96,13 +99,17 @@ class Followers:
                             await subscription.ping()
                         elif message["type"] == "subscribe":
                             self.wake_all()
-                        elif message["type"] == "message" and self._waiters:
+                            self._streams.look_again()
+                        elif message["type"] == "message":
                             self._wake(message["data"])
+                            self._streams.told(message["data"])
             except (RedisError, OSError) as exc:
                 log.warning("subscription_lost", extra={"reason": type(exc).__name__})
                 await asyncio.sleep(0.2)
 
     def _wake(self, job_ids: bytes) -> None:
+        if not self._waiters:
+            return
         for start in range(0, len(job_ids), JOB_ID_BYTES):
             for waiter in self._waiters.get(job_ids[start : start + JOB_ID_BYTES], ()):
                 waiter.news.set()

@@ -51,6 +51,30 @@ class Traffic:
     pace: float
 
 
+@dataclass(frozen=True, slots=True)
+class JobNow:
+    """A job as it stands: while it is queued with its traffic, later with its reservation's place in the waitlist."""
+
+    job: Job
+    traffic: Traffic | None = None
+    position: int | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more is to be expected: it has its outcome, and nobody waits."""
+        held = self.job.reservation
+        return self.job.outcome is not None and (held is None or held.status != WAITLISTED)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionNow:
+    """A session's counters, and which version of it they belong to."""
+
+    session_id: int
+    version: int
+    now: SessionHead
+
+
 class Projections:
     """Asynchronous reader (and rebuilder) of the projections. Raises Unavailable when Redis cannot be reached."""
 

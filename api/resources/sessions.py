@@ -33,11 +33,13 @@ from api.schemas import (
     reservation_answer,
     session_answer,
     session_detail,
+    session_event,
 )
+from api.streams import Event, open_stream
 from core.errors import InvalidFields, UnknownSession
 from core.keys import ATTENDEES, MANAGE
 from core.model import CONFIGURE
-from core.projections import Head
+from core.projections import Head, SessionNow
 from core.queries import INLINE_RESERVATIONS
 
 Result = TypeVar("Result")
@@ -88,7 +90,8 @@ class SessionCollection(Sessions):
         """A page of sessions: those that can be booked, or all; by page number, or by cursor."""
         wanted = session_search(req)
         by_cursor = req.get_param("cursor") is not None
-        page = 1 if by_cursor else number(req, "page", 1, LARGEST_PAGE)
+        page = number(req, "page", 1, LARGEST_PAGE)  # a wrong one is refused, also where it is not needed
+        page = 1 if by_cursor else page
         page_size = number(req, "page_size", 20, 100)
         services = self._services
         found = await services.in_thread(services.queries.sessions, wanted, page_size + 1, (page - 1) * page_size)
@@ -172,6 +175,22 @@ class SessionReservations(Sessions):
         results = [reservation_answer(row, masked(req)) for row in shown]
         body = msgspec.json.encode({"next": after, "as_of_seq": view.last_seq, "results": results})
         send_unless_known(req, resp, body)
+
+
+class SessionEvents(Sessions):
+    """GET /api/sessions/{session}/events"""
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
+        """The session's counts, now and whenever they change."""
+        name = session_id(session)
+        if not await self._services.knows_session(name):
+            raise UnknownSession
+        open_stream(self._services, req, resp, self._services.streams.sessions, name, event_of)
+
+
+def event_of(now: SessionNow) -> Event:
+    """What a session's stream tells of it."""
+    return Event("session", str(now.version), msgspec.json.encode(session_event(now)))
 
 
 def masked(req: falcon.asgi.Request) -> bool:

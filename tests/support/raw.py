@@ -58,6 +58,11 @@ class Raw:
         body, self._left = self._left[:size], self._left[size:]
         return Answer(int(first.split(" ")[1]), headers, body)
 
+    def until(self, text: bytes) -> None:
+        """Read until this has come."""
+        while text not in self._left:
+            self._more()
+
     def closed_after(self) -> float:
         """Read until the other side closes. How many seconds that took."""
         started = time.monotonic()
