@@ -89,7 +89,7 @@ class EventStream:
         self._event = event
         self._last_id = last_id
         self._places = places
-        self._greeting: bytes | None = b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311
+        self._greeting: bytes | None = b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311  no secret
 
     def __aiter__(self) -> EventStream:
         return self
