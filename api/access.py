@@ -20,6 +20,7 @@ PUBLIC: Final = ()  # no key is asked for; a reservation's manage token may be
 HOLDER: Final = "holder"  # a reservation's manage token does instead of a key; the resource looks whether it is the right one
 NEEDS_SCOPE = "This needs a key with one of these scopes: {scopes}."
 READERS: Final = (READ, ATTENDEES, MANAGE)
+PEOPLE: Final = (ATTENDEES, MANAGE)
 
 # One of these scopes is needed.
 NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -34,9 +35,10 @@ NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/api/sessions/{session}/cancel-session": {"POST": (MANAGE,)},
     "/api/batches": {"POST": (RESERVE_AND_CANCEL,)},
     "/api/batches/{batch}": {"GET": (RESERVE_AND_CANCEL,)},
-    "/api/jobs/{job}": {"GET": (RESERVE_AND_CANCEL, MANAGE, HOLDER)},
-    "/api/jobs/{job}/events": {"GET": (RESERVE_AND_CANCEL, MANAGE, HOLDER)},
-    "/api/reservations/{reservation}": {"GET": PUBLIC, "DELETE": PUBLIC},
+    "/api/jobs/{job}": {"GET": (RESERVE_AND_CANCEL, ATTENDEES, MANAGE, HOLDER)},
+    "/api/jobs/{job}/events": {"GET": (RESERVE_AND_CANCEL, ATTENDEES, MANAGE, HOLDER)},
+    "/api/reservations": {"GET": PEOPLE},
+    "/api/reservations/{reservation}": {"GET": PUBLIC, "DELETE": PUBLIC, "PATCH": PEOPLE},
     "/api/reservations/{reservation}.ics": {"GET": PUBLIC},
     "/api/docs": {"GET": PUBLIC},
     "/api/docs/{name}": {"GET": PUBLIC},

@@ -17,7 +17,7 @@ from api.resources import commands, docs
 from api.resources.batches import BatchCollection, BatchItem
 from api.resources.health import Alive, Metrics, Ready
 from api.resources.jobs import JobEvents, JobItem
-from api.resources.reservations import ReservationCalendar, ReservationItem
+from api.resources.reservations import ReservationCalendar, ReservationCollection, ReservationItem
 from api.resources.sessions import SessionCollection, SessionEvents, SessionItem, SessionReservations
 from core.bootstrap import ApiServices, prepare
 from core.errors import Unavailable
@@ -47,6 +47,7 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     app.add_route("/api/jobs/{job}/events", JobEvents(services))
     app.add_route("/api/batches", BatchCollection(services))
     app.add_route("/api/batches/{batch}", BatchItem(services))
+    app.add_route("/api/reservations", ReservationCollection(services))
     app.add_route("/api/reservations/{reservation}", ReservationItem(services))
     app.add_route("/api/reservations/{reservation}.ics", ReservationCalendar(services))
     app.add_route("/healthz", Alive())

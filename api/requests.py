@@ -63,6 +63,18 @@ def bearer(req: falcon.asgi.Request) -> str | None:
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
+def person(req: falcon.asgi.Request) -> str:
+    """The key of the address that `email` names. Raises InvalidFields."""
+    text = req.get_param("email")
+    if text is None:
+        raise InvalidFields({"email": "is required"})
+    try:
+        # In a query + stands for a space, which no address has.
+        return validation.email(text.strip().replace(" ", "+"))[1]
+    except ValueError as exc:
+        raise InvalidFields({"email": str(exc)}) from exc
+
+
 def least_seq(req: falcon.asgi.Request) -> int | None:
     """`min_seq`: the command whose effect must be seen. Raises InvalidFields."""
     if req.get_param("min_seq") is None:

@@ -61,6 +61,13 @@ class CancelBody(msgspec.Struct, forbid_unknown_fields=True):
     seats: int | msgspec.UnsetType = msgspec.UNSET
 
 
+class ReservationPatch(msgspec.Struct, forbid_unknown_fields=True):
+    """PATCH /api/reservations/{id}"""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    checked_in: bool | msgspec.UnsetType = msgspec.UNSET
+
+
 class SessionBody(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/sessions/"""
 
@@ -116,7 +123,8 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoders: dict[type, msgspec.json.Decoder] = {
-    shape: msgspec.json.Decoder(shape) for shape in (ReserveBody, CancelBody, SessionBody, SessionPatch, EmptyBody, BatchBody)
+    shape: msgspec.json.Decoder(shape)
+    for shape in (ReserveBody, CancelBody, ReservationPatch, SessionBody, SessionPatch, EmptyBody, BatchBody)
 }
 
 _RULES: dict[str, Callable[[Any], Any]] = {
@@ -433,9 +441,13 @@ def session_detail(
 
 def own_reservation_answer(own: OwnReservation, token: str) -> dict[str, Any]:
     """One reservation as its holder sees it, with its session."""
-    session = own.session
+    return {**found_reservation_answer(own.reservation, own.session), "position": own.position, "manage_token": token}
+
+
+def found_reservation_answer(r: ReservationView, session: SessionView) -> dict[str, Any]:
+    """One reservation with what there is to know of its session."""
     shown = {name: value for name, value in session_answer(session, None).items() if name in _SHOWN_TO_HOLDERS}
-    return {**reservation_answer(own.reservation), "position": own.position, "manage_token": token, "session_details": shown}
+    return {**reservation_answer(r), "session_details": shown}
 
 
 _SHOWN_TO_HOLDERS = ("id", "title", "description", "location", "start_time", "end_time", "state")
@@ -457,6 +469,7 @@ def reservation_answer(r: ReservationView, masked: bool = False) -> dict[str, An
         "seq": r.seq,
         "created_at": when(r.created_at),
         "cancelled_at": _when_or_null(r.cancelled_at),
+        "checked_in_at": _when_or_null(r.checked_in_at),
     }
 
 

@@ -31,7 +31,7 @@ from core.mailbox import Mailbox, connect, connect_async
 from core.model import (
     CANCEL,
     CANCELLED,
-    REDUCED,
+    OF_ANOTHER,
     WAITLISTED,
     CancelArguments,
     Job,
@@ -266,8 +266,8 @@ class ApiServices:
 
     async def as_it_counts(self, job: Job) -> Job:
         """The job with its reservations as they are now: those of a cancelled session are cancelled with it; and what was
-        reduced may have changed again, which only the ledger says of the job that reduced it."""
-        if job.outcome == REDUCED:
+        reduced or amended may have changed again, which only the ledger says of the job that did so."""
+        if job.outcome in OF_ANOTHER:
             return await self.in_thread(self.queries.job, job.id) or job
         held = (job.reservation, *job.party) if job.reservation else job.party
         if all(one.status == CANCELLED for one in held) or not await self._is_cancelled(job.session_id):

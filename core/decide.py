@@ -14,11 +14,15 @@ import msgspec
 from core.errors import DecisionInterrupted
 from core.model import (
     ALL_CANCELLED,
+    AMEND,
+    AMENDED,
     BAD_TIMES,
     BELOW_RESERVED,
     CANCEL,
     CANCEL_SESSION,
     CANCELLED,
+    CHECKED_IN,
+    CHECKED_OUT,
     CLOSE,
     CLOSED,
     CONFIGURE,
@@ -30,12 +34,14 @@ from core.model import (
     FILL,
     GROUP,
     MOVES_MAX,
+    NOT_CONFIRMED,
     NOT_FOUND,
     NOT_OPEN,
     PROMOTED,
     QUARANTINED,
     REDUCED,
     REFUSE,
+    RENAMED,
     REOPEN,
     REPLAY,
     REPLAYED,
@@ -50,6 +56,7 @@ from core.model import (
     WAITLISTED,
     WAS_CLOSED,
     WAS_REOPENED,
+    AmendArguments,
     CancelArguments,
     Command,
     ConfigureArguments,
@@ -244,6 +251,26 @@ class _Work:
         effect = self._leave(counters, held, command.accepted_at) if leaves else self._reduce(counters, held, seats)
         return Verdict(command, effect.kind, (effect, *self._promote(counters)), held.id)
 
+    def amend(self, counters: _Counters, command: Command) -> Verdict:
+        """Correct a name, check somebody in, or take that back. What is so already stays so, from when it was."""
+        asked: AmendArguments = command.arguments  # type: ignore[assignment]
+        if counters.session.cancelled_at is not None:
+            return Verdict(command, SESSION_CANCELLED)
+        held = self._live_of(command.session_id, asked.email_key)
+        if held is None or held.id != asked.reservation_id:
+            return Verdict(command, NOT_FOUND)
+        if asked.checked_in is True and held.status != CONFIRMED:
+            return Verdict(command, NOT_CONFIRMED)
+        effects: list[Effect] = []
+        if asked.name is not UNSET:  # an effect also where it is the same: a replay may not know the name any more
+            held = msgspec.structs.replace(held, name=asked.name)
+            effects.append(Effect(RENAMED, held.id, 0))
+        if asked.checked_in is not UNSET and asked.checked_in is (held.checked_in_at is None):
+            held = msgspec.structs.replace(held, checked_in_at=command.accepted_at if asked.checked_in else None)
+            effects.append(Effect(CHECKED_IN if asked.checked_in else CHECKED_OUT, held.id, 0))
+        self._replace(held)
+        return Verdict(command, AMENDED, tuple(effects), held.id)
+
     def configure(self, counters: _Counters, command: Command) -> Verdict:
         """Change settings, all that are named or none. More places promote; fewer may demote, if that is asked for."""
         asked: ConfigureArguments = command.arguments  # type: ignore[assignment]
@@ -359,7 +386,7 @@ class _Work:
         queue = self._queue_of(counters)
         first = queue.first_rank(otherwise=0) - len(leaving)
         for offset, row in enumerate(leaving):
-            demoted = msgspec.structs.replace(row, status=WAITLISTED, rank=first + offset)
+            demoted = msgspec.structs.replace(row, status=WAITLISTED, rank=first + offset, checked_in_at=None)
             self._replace(demoted)
             queue.add(demoted)
         counters.waiting += len(leaving)
@@ -412,6 +439,7 @@ _RULES = {
     RESERVE: _Work.reserve,
     CANCEL: _Work.cancel,
     GROUP: _Work.group,
+    AMEND: _Work.amend,
     CONFIGURE: _Work.configure,
     CLOSE: _Work.close,
     REOPEN: _Work.reopen,

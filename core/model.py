@@ -18,6 +18,7 @@ import msgspec
 RESERVE: Final = "reserve"
 CANCEL: Final = "cancel"
 GROUP: Final = "group"  # several people, all or none
+AMEND: Final = "amend"  # a reservation: its name corrected, checked in at the entrance, or that taken back
 CONFIGURE: Final = "configure"  # any setting that decide() reads
 CLOSE: Final = "close"
 REOPEN: Final = "reopen"
@@ -35,6 +36,10 @@ REDUCED: Final = "reduced"  # some of its seats were given back
 PROMOTED: Final = "promoted"  # effect: from the waitlist to a place
 DEMOTED: Final = "demoted"  # effect: from a place to the waitlist
 ALL_CANCELLED: Final = "all_cancelled"  # effect: every live reservation of a session at once
+AMENDED: Final = "amended"
+RENAMED: Final = "renamed"  # effect
+CHECKED_IN: Final = "checked_in"  # effect
+CHECKED_OUT: Final = "checked_out"  # effect: checked in by mistake
 RESIZED: Final = "resized"
 CONFIGURED: Final = "configured"
 WAS_CLOSED: Final = "session_closed"
@@ -48,12 +53,16 @@ NOT_OPEN: Final = "not_open"
 STARTED: Final = "started"
 DUPLICATE: Final = "duplicate"
 NOT_FOUND: Final = "not_found"
+NOT_CONFIRMED: Final = "not_confirmed"  # who waits cannot be checked in
 TOO_MANY_SEATS: Final = "too_many_seats"
 BELOW_RESERVED: Final = "below_reserved"
 BAD_TIMES: Final = "bad_times"
 TOO_MANY_MOVES: Final = "too_many_moves"
 SOLD_OUT: Final = "sold_out"
 QUARANTINED: Final = "quarantined"
+
+# Outcomes of jobs whose reservation another job made: how it is by now, only the ledger says.
+OF_ANOTHER: Final = frozenset({REDUCED, AMENDED})
 
 # The order in which a command meets its refusals: the first that applies is the outcome.
 REFUSALS: Final = (
@@ -63,6 +72,7 @@ REFUSALS: Final = (
     STARTED,
     DUPLICATE,
     NOT_FOUND,
+    NOT_CONFIRMED,
     TOO_MANY_SEATS,
     BELOW_RESERVED,
     BAD_TIMES,
@@ -116,6 +126,16 @@ class GroupArguments(Frozen):
     people: tuple[ReserveArguments, ...]
 
 
+class AmendArguments(Frozen, omit_defaults=True):
+    """What is to be so of one live reservation, of whichever client: another name, checked in or not."""
+
+    email: str
+    email_key: str
+    reservation_id: int
+    name: str | Unset = UNSET
+    checked_in: bool | Unset = UNSET
+
+
 class ConfigureArguments(Frozen, omit_defaults=True):
     """Settings to change; times in milliseconds, None where a limit is taken away. `on_shrink`: REFUSE or DEMOTE."""
 
@@ -134,11 +154,12 @@ class NoArguments(Frozen):
     """For commands that say it all by their kind."""
 
 
-Arguments = ReserveArguments | CancelArguments | GroupArguments | ConfigureArguments | NoArguments | None
+Arguments = ReserveArguments | CancelArguments | GroupArguments | AmendArguments | ConfigureArguments | NoArguments | None
 ARGUMENTS_OF: Final[dict[str, type]] = {
     RESERVE: ReserveArguments,
     CANCEL: CancelArguments,
     GROUP: GroupArguments,
+    AMEND: AmendArguments,
     CONFIGURE: ConfigureArguments,
     CLOSE: NoArguments,
     REOPEN: NoArguments,
@@ -191,6 +212,7 @@ class Reservation(Frozen):
     created_at: int
     cancelled_at: int | None = None
     rank: int | None = None
+    checked_in_at: int | None = None
 
 
 class Command(Frozen):
@@ -313,7 +335,7 @@ def people_of(arguments: Arguments) -> tuple[str, ...]:
     """The e-mail keys of everybody a command names."""
     if isinstance(arguments, GroupArguments):
         return tuple([person.email_key for person in arguments.people])
-    if isinstance(arguments, (ReserveArguments, CancelArguments)):
+    if isinstance(arguments, (ReserveArguments, CancelArguments, AmendArguments)):
         return (arguments.email_key,)
     return ()
 

@@ -91,6 +91,7 @@ class ReservationView(Frozen):
     seq: int
     created_at: datetime
     cancelled_at: datetime | None
+    checked_in_at: datetime | None
 
 
 class OwnReservation(Frozen):
@@ -194,6 +195,7 @@ class LedgerRow(Frozen):
 _SESSION = [s.c[name] for name in SessionView.__struct_fields__]
 _RESERVATION = [
     r.c.id, r.c.session_id, r.c.name, r.c.email, r.c.seats, r.c.status, r.c.seq, r.c.created_at, r.c.cancelled_at,
+    r.c.checked_in_at,
 ]  # fmt: skip
 
 _QUARANTINED = [j.c.id, j.c.session_id, j.c.seq, j.c.kind, j.c.arguments, j.c.accepted_at, j.c.applied_at]
@@ -213,7 +215,7 @@ _LEDGER = [
 ]  # fmt: skip
 _WHOLE_RESERVATION = [
     r.c.id, r.c.session_id, r.c.name, r.c.email, r.c.email_key, r.c.seats, r.c.status, r.c.seq, r.c.client,
-    _ms(r.c.created_at), _ms(r.c.cancelled_at), r.c.rank,
+    _ms(r.c.created_at), _ms(r.c.cancelled_at), r.c.rank, _ms(r.c.checked_in_at),
 ]  # fmt: skip
 
 STREAM_ROWS = 2000
@@ -298,6 +300,24 @@ class Queries:
         with self._snapshot() as connection:
             first = select(_ms(j.c.accepted_at)).where(j.c.session_id == session_id, j.c.seq > 0).order_by(j.c.seq).limit(1)
             return connection.execute(first).scalar_one_or_none() or 0
+
+    def reservations_of(
+        self, email_key: str, session_id: int | None, before: int | None, limit: int, live_only: bool
+    ) -> list[tuple[ReservationView, SessionView]]:
+        """One person's reservations with their sessions, the newest first, from before that of a cursor; in one session, if one
+        is named."""
+        rows = select(*_RESERVATION, *_SESSION).join_from(r, s, s.c.id == r.c.session_id)
+        rows = rows.where(r.c.email_key == email_key, _PRESENT).order_by(r.c.id.desc()).limit(limit)
+        if session_id is not None:
+            rows = rows.where(r.c.session_id == session_id)
+        if before is not None:
+            rows = rows.where(r.c.id < before)
+        if live_only:
+            rows = rows.where(r.c.status != CANCELLED, s.c.cancelled_at.is_(None))
+        width = len(_RESERVATION)
+        with self._snapshot() as connection:
+            found = [(ReservationView(*row[:width]), SessionView(*row[width:])) for row in connection.execute(rows)]
+        return [(_as_it_counts(reservation, session), session) for reservation, session in found]
 
     def own_reservation(self, reservation_id: int) -> OwnReservation | None:
         """One reservation as its holder sees it."""

@@ -78,6 +78,8 @@ SETTING_COLUMNS = (
     "start_time", "end_time", "closed_at", "cancelled_at",
 )  # fmt: skip
 
+CHANGING_COLUMNS = ("id", "name", "status", "seats", "cancelled_at", "rank", "checked_in_at")  # of a reservation
+
 # For the few transactions that may take long: migrations and audits.
 NO_LIMIT = "SELECT set_config(name, '0', true) FROM pg_settings WHERE name = %s"
 
@@ -122,7 +124,8 @@ WHERE (j.session_id, j.seq) IN (
 
 RESERVATION_COLUMNS = """
 SELECT r.id, r.session_id, r.name, r.email, r.email_key, r.seats, r.status, r.seq, r.client,
-       (extract(epoch FROM r.created_at) * 1000)::bigint, (extract(epoch FROM r.cancelled_at) * 1000)::bigint, r.rank
+       (extract(epoch FROM r.created_at) * 1000)::bigint, (extract(epoch FROM r.cancelled_at) * 1000)::bigint, r.rank,
+       (extract(epoch FROM r.checked_in_at) * 1000)::bigint
 FROM """
 
 LIVE_RESERVATIONS = (
@@ -159,12 +162,15 @@ POSITIONS = "SELECT nextval('positions') FROM generate_series(1, %s)"
 
 UPDATE_RESERVATIONS = """
 UPDATE reservations r
-SET status = w.status, seats = w.seats, cancelled_at = to_timestamp(w.cancelled_at / 1000.0), rank = w.rank
-FROM unnest(%s::bigint[], %s::text[], %s::smallint[], %s::bigint[], %s::bigint[]) AS w(id, status, seats, cancelled_at, rank)
+SET name = w.name, status = w.status, seats = w.seats, cancelled_at = to_timestamp(w.cancelled_at / 1000.0), rank = w.rank,
+  checked_in_at = to_timestamp(w.checked_in_at / 1000.0)
+FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::smallint[], %s::bigint[], %s::bigint[], %s::bigint[])
+  AS w(id, name, status, seats, cancelled_at, rank, checked_in_at)
 WHERE r.id = w.id"""
 
 COPY_RESERVATIONS = """COPY reservations
-(id, session_id, name, email, email_key, seats, status, seq, client, created_at, cancelled_at, rank) FROM STDIN"""
+(id, session_id, name, email, email_key, seats, status, seq, client, created_at, cancelled_at, rank, checked_in_at)
+FROM STDIN"""
 
 COPY_JOBS = """COPY jobs (id, session_id, seq, kind, arguments, client, body_hash, batch, outcome, effects, reservation_id,
 position, accepted_seq, replay_of, accepted_at, applied_at) FROM STDIN"""
@@ -328,9 +334,7 @@ class Batch:
     def write(self, decision: Decision) -> None:
         """Write a decision whole: cancels before inserts, so that a place and a person can change hands within a batch."""
         if decision.updated:
-            self._connection.exec_driver_sql(
-                UPDATE_RESERVATIONS, _columns(decision.updated, "id", "status", "seats", "cancelled_at", "rank")
-            )
+            self._connection.exec_driver_sql(UPDATE_RESERVATIONS, _columns(decision.updated, *CHANGING_COLUMNS))
         if decision.inserted:
             self._copy(COPY_RESERVATIONS, (_reservation_line(r) for r in decision.inserted))
         reach("mid_transaction")
@@ -486,7 +490,8 @@ def found_deployment(connection: Connection, partitions: int) -> None:
 
 def _reservation_line(r: Reservation) -> str:
     fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
-    return "\t".join(map(str, fields)) + f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\t{_or_null(r.rank)}\n"
+    times = f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\t{_or_null(r.rank)}\t{_time(r.checked_in_at)}\n"
+    return "\t".join(map(str, fields)) + times
 
 
 def _job_line(v: Verdict, batch: int, applied_at: str) -> str:

@@ -106,7 +106,10 @@ reservations = Table(
     _time("cancelled_at", nullable=True),
     # Its place in the order of the waitlist, smaller first; only while it waits.
     Column("rank", BigInteger),
+    # When they came, as it was noted at the entrance.
+    _time("checked_in_at", nullable=True),
     CheckConstraint("(status = 'waitlisted') = (rank IS NOT NULL)", name="reservations_rank_while_waiting"),
+    CheckConstraint("status <> 'waitlisted' OR checked_in_at IS NULL", name="reservations_nobody_waits_inside"),
     CheckConstraint("status IN ('confirmed', 'waitlisted', 'cancelled')", name="reservations_status_known"),
     CheckConstraint("seats >= 1", name="reservations_seats_positive"),
     Index(
@@ -117,6 +120,8 @@ reservations = Table(
         postgresql_where=text("status <> 'cancelled'"),
     ),
     Index("reservations_by_session", "session_id", "seq", "id"),
+    Index("reservations_by_person", "email_key", "id"),
+    Index("reservations_checked_in", "session_id", postgresql_where=text("checked_in_at IS NOT NULL")),
     Index("reservations_waitlist", "session_id", "rank", postgresql_where=text("status = 'waitlisted'")),
     Index("reservations_waitlist_by_seats", "session_id", "seats", "rank", postgresql_where=text("status = 'waitlisted'")),
 )
@@ -145,6 +150,7 @@ jobs = Table(
     _time("accepted_at"),
     _time("applied_at"),
     UniqueConstraint("session_id", "seq", name="jobs_one_per_seq"),
+    Index("jobs_quarantined", "position", postgresql_where=text("outcome = 'quarantined'")),
 )
 
 # What was sent together: written before any of its commands is accepted, so that the same key finds them all again.
@@ -203,10 +209,11 @@ deployment = Table(
 )
 
 # What the running app may do, where its role is not the owner's; every migration grants exactly this again. The ledger is
-# append-only to it, who reserved what cannot be rewritten, nothing is deleted, and titles aside a session changes by commands.
+# append-only to it, whose a reservation is cannot be rewritten, nothing is deleted, and titles aside a session changes by
+# commands.
 APP_RIGHTS: dict[str, str] = {
     sessions.name: "SELECT, INSERT, UPDATE",
-    reservations.name: "SELECT, INSERT, UPDATE (status, seats, cancelled_at, rank)",
+    reservations.name: "SELECT, INSERT, UPDATE (name, status, seats, cancelled_at, rank, checked_in_at)",
     jobs.name: "SELECT, INSERT",
     batches.name: "SELECT, INSERT",
     incidents.name: "INSERT",

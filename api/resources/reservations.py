@@ -1,22 +1,30 @@
-"""One's own reservation: who has its manage token may look at it, take it into a calendar, and give it back."""
+"""Reservations by themselves: one's own, for who has its manage token; and, for who runs an event, anybody's, found by address.
+
+Whoever has the manage token may look at a reservation, take it into a calendar, and give it back. With a key that may see people
+a reservation's name is corrected and its holder checked in.
+"""
 
 from __future__ import annotations
 
 import hmac
+from typing import Any
+from urllib.parse import urlencode
 
 import falcon.asgi
 import msgspec
 from icalendar import Calendar, Event
 
 from api.errors import MissingToken
-from api.requests import bearer, reservation_id
+from api.requests import LARGEST_SEQ, bearer, choice, cursor, cursor_text, number, person, reservation_id
 from api.resources.commands import Commands
-from api.schemas import own_reservation_answer
-from core.errors import AforoError, UnknownReservation
-from core.model import CANCEL, CANCELLED, CONFIRMED, CancelArguments, holder
+from api.schemas import ReservationPatch, clean, found_reservation_answer, own_reservation_answer, read_body
+from core.bootstrap import ApiServices
+from core.errors import AforoError, InvalidFields, UnknownReservation
+from core.model import AMEND, CANCEL, CANCELLED, CONFIRMED, AmendArguments, CancelArguments, holder
 from core.queries import OwnReservation
 
 PRODUCT = "-//Aforo//Reservations//EN"
+NO_RESERVATION = "There is no reservation with this id."
 STATUS = {CONFIRMED: "CONFIRMED", CANCELLED: "CANCELLED"}
 
 
@@ -49,9 +57,11 @@ class ReservationItem(OwnReservations):
 
     async def is_replay(self, req: falcon.asgi.Request, reservation: str) -> bool:
         """Whether it repeats a known job."""
-        if req.method != "DELETE":
-            return False
         try:
+            if req.method == "PATCH":
+                return await self.knows(req, AMEND, str((await self.anybodys(reservation)).reservation.session))
+            if req.method != "DELETE":
+                return False
             own = (await self.own(req, reservation)).reservation
         except AforoError:
             return False
@@ -63,6 +73,51 @@ class ReservationItem(OwnReservations):
         held = own.reservation
         arguments = CancelArguments(held.email, own.email_key, None, held.id, any_client=True)
         await self.submit(req, resp, held.session, CANCEL, arguments, holder(held.id))
+
+
+    async def anybodys(self, name: str) -> OwnReservation:
+        """A reservation, whoever holds it. Raises UnknownReservation."""
+        services = self._services
+        found = await services.in_thread(services.queries.own_reservation, reservation_id(name))
+        if found is None:
+            raise UnknownReservation(NO_RESERVATION)
+        return found
+
+    async def on_patch(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, reservation: str) -> None:
+        """Correct its name, check its holder in, or take that back: a command, queued like any other."""
+        values = clean(await read_body(req, ReservationPatch))
+        if not values:
+            raise InvalidFields({"": "name at least one field to change"})
+        found = await self.anybodys(reservation)
+        held = found.reservation
+        arguments = AmendArguments(held.email, found.email_key, held.id, **values)
+        await self.submit(req, resp, held.session, AMEND, arguments)
+
+
+class ReservationCollection:
+    """GET /api/reservations/"""
+
+    def __init__(self, services: ApiServices) -> None:
+        self._services = services
+
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        """One person's reservations, the newest first, a page at a time."""
+        email_key, page_size = person(req), number(req, "page_size", 20, 100)
+        session = None if req.get_param("session") is None else number(req, "session", 1, LARGEST_SEQ)
+        live_only = choice(req, "status", "live", "all") == "live"
+        last_seen = cursor(req)
+        wanted = (email_key, session, last_seen and last_seen[1], page_size + 1, live_only)
+        services = self._services
+        found = await services.in_thread(services.queries.reservations_of, *wanted)
+        shown, further = found[:page_size], None
+        if len(found) > page_size:
+            last = shown[-1][0]
+            kept: dict[str, Any] = {name: req.get_param(name) for name in ("email", "session", "status") if req.get_param(name)}
+            after = cursor_text(last.seq, last.id)
+            further = "/api/reservations/?" + urlencode({**kept, "page_size": page_size, "cursor": after})
+        resp.set_header("Cache-Control", "private, no-store")
+        results = [found_reservation_answer(reservation, details) for reservation, details in shown]
+        resp.data = msgspec.json.encode({"next": further, "results": results})
 
 
 class ReservationCalendar(OwnReservations):

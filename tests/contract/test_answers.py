@@ -25,7 +25,7 @@ def check(answer: httpx.Response, *, request_too: bool = True) -> httpx.Response
     """Hold an answer, and unless it was wrong on purpose its request, to the contract."""
     sent = answer.request
     path = sent.url.path
-    if not path.endswith("/") and path.startswith(("/api/sessions", "/docs")):
+    if not path.endswith("/") and (path.startswith(("/api/sessions", "/docs")) or path == "/api/reservations"):
         path += "/"
     request = MockRequest(
         f"{sent.url.scheme}://{sent.url.netloc.decode()}",
@@ -85,6 +85,19 @@ def test_jobs_and_reservations_read_as_written(api: Api, session: int) -> None:
     assert len(check(api.get(f"/api/sessions/{session}/")).json()["reservations"]) == 1
 
 
+def test_people_at_the_entrance_are_found_and_checked_in_as_written(api: Api, session: int) -> None:
+    ana, bo = person(), person()
+    held = api.reserve(session, ana).json()["reservation"]["id"]
+    assert len(check(api.get("/api/reservations/", params={"email": ana["email"]})).json()["results"]) == 1
+    path, waited = f"/api/reservations/{held}", {"Prefer": "wait=20"}
+    assert check(api.patch(path, json={"checked_in": True, "name": "Ana"}, headers=waited)).status_code == 200
+    assert check(api.patch(path, json={"checked_in": False})).status_code == 202
+    api.configure(session, waitlist_capacity=1)
+    waits = api.reserve(session, bo).json()["reservation"]["id"]
+    assert check(api.patch(f"/api/reservations/{waits}", json={"checked_in": True}, headers=waited)).status_code == 409
+    assert check(api.patch("/api/reservations/999999", json={"checked_in": True})).status_code == 404
+
+
 def test_an_idempotent_repeat_and_a_reused_key_are_as_written(api: Api, session: int) -> None:
     ana = person()
     first = check(api.reserve(session, ana, Idempotency_Key="contract-1"))
@@ -114,6 +127,8 @@ MISTAKES: list[tuple[str, str, dict[str, Any], int, str]] = [
     ("POST", "/api/sessions/{session}/cancel/", {"json": {"email": 7}}, 422, "invalid_fields"),
     ("POST", "/api/sessions/", {"json": {**SESSION, "capacity": -1}}, 422, "invalid_fields"),
     ("PATCH", "/api/sessions/{session}/", {"json": {}}, 422, "invalid_fields"),
+    ("PATCH", "/api/reservations/1", {"json": {}}, 422, "invalid_fields"),
+    ("GET", "/api/reservations/", {}, 422, "invalid_fields"),
     ("GET", "/api/sessions/?page=0", {}, 422, "invalid_fields"),
     ("GET", "/api/sessions/{session}/reservations/?cursor=!", {}, 422, "invalid_fields"),
     (

@@ -15,18 +15,20 @@ from core.errors import StillLive
 from core.forget import mentions
 from core.mailbox import key
 from core.model import (
+    AMEND,
     CANCEL,
     CANCEL_SESSION,
     CONFIGURE,
     GROUP,
     RESERVE,
+    AmendArguments,
     CancelArguments,
     ConfigureArguments,
     GroupArguments,
     NoArguments,
     ReserveArguments,
 )
-from tests.fault.test_histories import command
+from tests.fault.test_histories import commands
 from tests.support.driving import KILLED, Driver, person
 from tests.support.erasing import end, forget, in_a_process, owner, rows_with, working
 from tests.support.stack import Deployment
@@ -147,6 +149,26 @@ def test_a_reservation_that_was_cancelled_with_its_session_is_in_nobodys_way(dri
     driver.drain_all()
     assert forget(driver.deployment, "ana").reservations == 1
     driver.check()
+
+
+def test_a_corrected_name_is_forgotten_too_and_when_they_came_replays(driver: Driver) -> None:
+    session = driver.new_session()
+    driver.reserve(session, "ana", "bo")
+    driver.drain_all()
+    (held,) = driver.deployment.sql(f"SELECT id FROM reservations WHERE email_key = '{ANA}'")[0]
+    changes = ({"name": "Ana María"}, {"checked_in": True}, {"name": "Ana", "checked_in": False}, {"checked_in": True})
+    receipts = driver.accept([(AMEND, session, AmendArguments(ANA, ANA, held, **change)) for change in changes])
+    receipts += driver.accept([(AMEND, session, AmendArguments(ANA, ANA, 1, name="Nobody"))])
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["amended"] * 4 + ["not_found"]
+    end(driver, session)
+    assert forget(driver.deployment, "ana").jobs == 6
+    assert [rows_with(driver.deployment, text) for text in (ANA, "María", "Nobody")] == [0, 0, 0]
+    assert driver.deployment.sql("SELECT name, checked_in_at IS NOT NULL FROM reservations ORDER BY id") == [
+        ("forgotten", True),
+        ("Bo", False),
+    ]
+    driver.check(receipts)
 
 
 def test_whoever_comes_back_after_being_forgotten_is_somebody_else(driver: Driver) -> None:
@@ -298,7 +320,7 @@ def test_a_history_replays_with_people_forgotten_along_the_way(deployment: Deplo
         sessions = [driver.new_session(capacity=chance.randint(0, 20), waitlist_capacity=chance.randint(0, 15)) for _ in range(3)]
         receipts, gone = [], 0
         for _ in range(5):
-            receipts += driver.accept([command(chance, chance.choice(sessions)) for _ in range(chance.randint(20, 60))])
+            receipts += driver.accept(commands(chance, driver, sessions, chance.randint(20, 60)))
             if chance.random() < 0.5:
                 driver.drain_all()
             name = f"guest{chance.randrange(40)}"
@@ -307,7 +329,7 @@ def test_a_history_replays_with_people_forgotten_along_the_way(deployment: Deplo
             assert driver.report().differences == []
         driver.drain_all()
         driver.check(receipts)
-        assert gone > 10
+        assert gone > 5
 
 
 def test_forgetting_beside_drains_that_never_rest_leaves_no_difference(driver: Driver) -> None:

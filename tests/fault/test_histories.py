@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from core.model import (
+    AMEND,
     CANCEL,
     CANCEL_SESSION,
     CLOSE,
@@ -19,6 +20,7 @@ from core.model import (
     GROUP,
     REOPEN,
     RESERVE,
+    AmendArguments,
     Arguments,
     CancelArguments,
     ConfigureArguments,
@@ -32,17 +34,29 @@ from worker.sweeper import tidy
 POINTS = ["mid_transaction", "before_commit", "after_commit", "after_publish"]
 
 
-def command(chance: random.Random, session: int) -> tuple[str, int, Arguments]:
-    """Any command for the session."""
+def commands(chance: random.Random, driver: Driver, sessions: list[int], count: int) -> list[tuple[str, int, Arguments]]:
+    """So many commands for these sessions."""
+    rows = driver.deployment.sql("SELECT session_id, id, email_key FROM reservations ORDER BY id")
+    held = {session: [(row[1], row[2]) for row in rows if row[0] == session] for session in sessions}
+    chosen = [chance.choice(sessions) for _ in range(count)]
+    return [command(chance, session, held[session]) for session in chosen]
+
+
+def command(chance: random.Random, session: int, held: list[tuple[int, str]]) -> tuple[str, int, Arguments]:
+    """Any command for the session; `held`: ids of its reservations, and whose they are."""
     name, seats = f"guest{chance.randrange(40)}", chance.choice([1, 1, 1, 2, 3, 5])
-    kind = chance.choices([RESERVE, CANCEL, GROUP, CONFIGURE, CLOSE, REOPEN, CANCEL_SESSION], weights=[50, 30, 5, 8, 1, 6, 0.1])[
-        0
-    ]
+    kinds = [RESERVE, CANCEL, GROUP, AMEND, CONFIGURE, CLOSE, REOPEN, CANCEL_SESSION]
+    kind = chance.choices(kinds, weights=[50, 30, 5, 12 if held else 0, 8, 1, 6, 0.1])[0]
     if kind == RESERVE:
         return kind, session, person(name, seats)
     if kind == CANCEL:
         email = f"{name}@example.org"
         return kind, session, CancelArguments(email, email, chance.choice([None, None, 1, 2]))
+    if kind == AMEND:
+        reservation, email = chance.choice(held)
+        changes: dict[str, Any] = {"name": chance.choice(["Ana", "Bo"]), "checked_in": chance.random() < 0.7}
+        chosen = {name: value for name, value in changes.items() if chance.random() < 0.7}
+        return kind, session, AmendArguments(email, email, reservation, **chosen)
     if kind == GROUP:
         return kind, session, GroupArguments(tuple(person(f"guest{chance.randrange(40)}") for _ in range(chance.randint(1, 4))))
     if kind == CONFIGURE:
@@ -67,7 +81,7 @@ def test_a_history_replays(deployment: Deployment, seed: int) -> None:
         sessions = [driver.new_session(capacity=chance.randint(0, 20), waitlist_capacity=chance.randint(0, 15)) for _ in range(3)]
         receipts = []
         for _ in range(12):
-            receipts += driver.accept([command(chance, chance.choice(sessions)) for _ in range(chance.randint(1, 60))])
+            receipts += driver.accept(commands(chance, driver, sessions, chance.randint(1, 60)))
             driver.drain_all()
         report = driver.check(receipts)
         while tidy(driver.worker):
@@ -76,6 +90,7 @@ def test_a_history_replays(deployment: Deployment, seed: int) -> None:
         kinds = {row[0] for row in deployment.sql("SELECT DISTINCT jsonb_path_query(effects, '$[*][0]')::text FROM jobs")}
     assert report.jobs == len(receipts) + 3
     assert {'"promoted"', '"waitlisted"', '"confirmed"', '"cancelled"'} <= kinds
+    assert {'"renamed"', '"checked_in"', '"checked_out"'} & kinds
 
 
 @pytest.mark.parametrize("point", POINTS)

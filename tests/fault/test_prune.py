@@ -19,7 +19,7 @@ from core.errors import NotOwner, UnknownSession
 from core.mailbox import key
 from core.model import CANCEL_SESSION, CONFIGURE, RESERVE, ConfigureArguments, NoArguments
 from core.queries import SessionSearch, SessionView
-from tests.fault.test_histories import command
+from tests.fault.test_histories import commands
 from tests.support.driving import KILLED, Driver, person, together
 from tests.support.erasing import AGE, end, in_a_process, owner, prune, working
 from tests.support.stack import Deployment
@@ -246,11 +246,11 @@ def test_what_remains_of_a_history_replays(deployment: Deployment, seed: int) ->
     with Driver(deployment) as driver:
         sessions = [driver.new_session(capacity=chance.randint(0, 20), waitlist_capacity=chance.randint(0, 9)) for _ in range(6)]
         for _ in range(6):
-            driver.accept([command(chance, chance.choice(sessions)) for _ in range(60)])
+            driver.accept(commands(chance, driver, sessions, 60))
             driver.drain_all()
         gone = [session for session in sessions if chance.random() < 0.5 and view_of(driver, session).cancelled_at is None]
         end(driver, *gone)
-        driver.accept([command(chance, chance.choice(sessions)) for _ in range(60)])  # waits when it begins
+        driver.accept(commands(chance, driver, sessions, 60))  # waits when it begins
         assert prune(deployment).sessions == len(gone)
         assert driver.report().sessions == 6 - len(gone)
         driver.drain_all()

@@ -74,7 +74,7 @@ PATHS = (
     "/api/sessions/{}/", "/api/sessions/{}/reservations/", "/api/jobs/{}", "/api/batches/{}", "/api/reservations/{}",
     "/api/reservations/{}.ics", "/api/docs/{}", "/nothing/{}", "/api/sessions/?q={}", "/api/sessions/?page={}",
     "/api/sessions/?cursor={}", "/api/sessions/?ordering={}", "/api/sessions/?available={}", "/api/sessions/?starts_after={}",
-    "/api/sessions/?{}=1", "/healthz?{}", "/readyz/{}",
+    "/api/sessions/?{}=1", "/api/reservations/?email={}&cursor={}", "/api/reservations/?email=x{}", "/healthz?{}", "/readyz/{}",
 )  # fmt: skip
 HEADERS = (
     "X-Request-Id", "Prefer", "Accept-Language", "Accept", "If-None-Match", "Cookie", "Origin", "Referer", "User-Agent",
@@ -117,6 +117,10 @@ class Flight:
         token = {"Authorization": f"Bearer {held['manage_token']}"}
         assert api.get(f"/api/reservations/{held['id']}", headers=token).json()["email"] == EMAIL
         assert api.get(f"/api/reservations/{held['id']}", headers={"Authorization": f"Bearer {EMAIL}"}).status_code >= 400
+        assert len(api.get("/api/reservations/", params={"email": EMAIL}).json()["results"]) == 1
+        amended = [api.patch(f"/api/reservations/{held['id']}", json=changes, headers={"Prefer": f"wait={seconds}"})
+                   for changes, seconds in (({"name": "Quetzalcoatl II"}, 20), ({"name": "Zanzibar" * 50}, 0), ({EMAIL: 1}, 0))]
+        assert [answer.status_code for answer in amended] == [200, 422, 422]
         assert api.delete(f"/api/reservations/{held['id']}", headers={**token, "Prefer": "wait=20"}).status_code == 200
         assert api.reserve(999_999_999, canary()).status_code == 404
         for body, status in ((canary(), 202), (canary("2"), 422)):
@@ -139,8 +143,8 @@ class Flight:
 
     def elsewhere(self) -> None:
         for path in PATHS:
-            self.api.get(path.format(EMAIL))
-            self.api.post(path.format(EMAIL.replace("@", "%40")), json=canary())
+            self.api.get(path.replace("{}", EMAIL))
+            self.api.post(path.replace("{}", EMAIL.replace("@", "%40")), json=canary())
         for name in HEADERS:
             self.api.post(f"/api/sessions/{self.session}/cancel/", content=b'{"email":"x@y.org"}', headers={name: EMAIL})
         assert {answer.status_code for answer in self.answers if answer.status_code >= 500} == set()

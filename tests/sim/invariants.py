@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from core.entries import Entry, decode_entry, decode_job
@@ -15,8 +16,8 @@ from core.model import (
     CANCEL_SESSION,
     DEMOTE,
     FILL,
+    OF_ANOTHER,
     QUARANTINED,
-    REDUCED,
     REPLAY,
     UNSET,
     WAITLISTED,
@@ -157,24 +158,25 @@ def _check_session(run: Run, created: Session, rows: list[Row]) -> None:
     model = ModelSession(
         **{MODEL_NAMES[setting]: getattr(created, setting) for setting in MODEL_NAMES}, passing=created.waitlist_policy == FILL
     )
+    came_as = {r.id: r.seq for r in run.world.store.reservations.values() if r.session_id == created.id}
     for row in rows:
-        expected = _told(model, row.verdict.command)
+        expected = _told(model, row.verdict.command, came_as)
         assert row.verdict.outcome == expected, f"{name}, seq {row.verdict.command.seq}: {row.verdict}, and not {expected}"
     session = run.world.store.sessions[created.id]
     found = [r for r in run.world.store.reservations.values() if r.session_id == created.id and r.status != "cancelled"]
     if session.cancelled_at is not None:  # its rows count as cancelled
         found = []
-    inside = sorted((r.email_key, r.seats, r.seq) for r in found if r.status != WAITLISTED)
+    inside = sorted((r.email_key, r.seats, r.seq, r.checked_in_at is not None) for r in found if r.status != WAITLISTED)
     queue = [(r.email_key, r.seats, r.seq) for r in sorted(found, key=lambda r: r.rank or 0) if r.status == WAITLISTED]
-    assert inside == sorted((g.key, g.seats, g.seq) for g in model.inside), f"{name}: who is inside"
+    assert inside == sorted((g.key, g.seats, g.seq, g.is_here) for g in model.inside), f"{name}: who is inside"
     assert queue == [(g.key, g.seats, g.seq) for g in model.queue], f"{name}: who waits"
-    assert session.reserved == sum(seats for _, seats, _ in inside), f"{name}: reserved is {session.reserved}"
+    assert session.reserved == sum(seats for _, seats, _, _ in inside), f"{name}: reserved is {session.reserved}"
     assert session.waiting == len(queue), f"{name}: waiting is {session.waiting}"
     assert 0 <= session.reserved <= session.capacity, f"{name}: overbooked"
 
 
-def _told(model: ModelSession, command: Command) -> str:
-    """What the second model tells who sent this command."""
+def _told(model: ModelSession, command: Command, came_as: Mapping[int, int]) -> str:
+    """What the second model tells who sent this command; `came_as`: the seq of what made each reservation."""
     seq, now, asked = command.seq, command.accepted_at, command.arguments
     if command.quarantined or command.kind == REPLAY:
         return model.nothing(seq, QUARANTINED if command.quarantined else "replayed")
@@ -185,6 +187,9 @@ def _told(model: ModelSession, command: Command) -> str:
             return model.group(seq, now, [(person.email_key, person.seats) for person in asked.people])
         case "cancel":
             return model.cancel(seq, now, asked.email_key, asked.seats, None if asked.any_client else command.client)
+        case "amend":
+            name, comes = (None if value is UNSET else value for value in (asked.name, asked.checked_in))
+            return model.amend(seq, asked.email_key, came_as.get(asked.reservation_id), name, comes)
         case "configure":
             changes = {new: value for old, new in MODEL_NAMES.items() if (value := getattr(asked, old)) is not UNSET}
             if asked.waitlist_policy is not UNSET:
@@ -244,7 +249,7 @@ def _check_redis(run: Run) -> None:
         assert job.outcome is not None, f"job {job_id} says queued, and is not"
         agrees = (job.outcome, job.seq) == (expected.outcome, expected.seq)
         # Else see ApiServices.as_it_counts; and a loss may take the news that a job's reservation has changed since.
-        if job.outcome != REDUCED and store.sessions[job.session_id].cancelled_at is None and not run.losses:
+        if job.outcome not in OF_ANOTHER and store.sessions[job.session_id].cancelled_at is None and not run.losses:
             agrees = job == expected
         assert agrees, f"{job} is not {expected}"
     for session_id, session in store.sessions.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.model import (
+    AMEND,
     CANCEL,
     CANCEL_SESSION,
     CLOSE,
@@ -18,6 +19,7 @@ from core.model import (
     REOPEN,
     RESERVE,
     STRICT,
+    AmendArguments,
     Arguments,
     CancelArguments,
     ConfigureArguments,
@@ -29,8 +31,8 @@ from core.model import (
 from tests.sim.world import BEGIN_MS, POISON, Crash, Poisoned
 
 PEOPLE = ("ana", "bo", "cy", "dee", "eve", "fay")
-KINDS = (RESERVE, CANCEL, GROUP, CONFIGURE, CLOSE, REOPEN, CANCEL_SESSION)
-KIND_WEIGHTS = (50, 28, 7, 8, 2, 4, 1)
+KINDS = (RESERVE, CANCEL, GROUP, AMEND, CONFIGURE, CLOSE, REOPEN, CANCEL_SESSION)
+KIND_WEIGHTS = (50, 28, 7, 8, 8, 2, 4, 1)
 
 # By name: what they do is `Run._<name>`.
 FAULTS = {
@@ -113,21 +115,26 @@ class Wish:
     arguments: Arguments
 
 
-def wish_of(rng: random.Random, plan: Plan, live: Sequence[tuple[int, str]], now_ms: int) -> Wish:
-    """Something that a client may want now, where these people (session, e-mail key) have reservations."""
+def wish_of(rng: random.Random, plan: Plan, live: Mapping[tuple[int, str], int], now_ms: int) -> Wish:
+    """Something that a client may want now, where these people (session, e-mail key) have reservations, by their ids."""
     session = rng.choice(plan.sessions).id
     kind = rng.choices(KINDS, KIND_WEIGHTS)[0]
     client = "open" if kind == GROUP or rng.random() < 0.8 else "another"
-    held = [email_key for (where, email_key) in live if where == session]
+    held = {email_key: reservation for (where, email_key), reservation in live.items() if where == session}
     return Wish(kind, session, client, _arguments(rng, plan, kind, held, now_ms))
 
 
-def _arguments(rng: random.Random, plan: Plan, kind: str, held: list[str], now_ms: int) -> Arguments:
+def _arguments(rng: random.Random, plan: Plan, kind: str, held: dict[str, int], now_ms: int) -> Arguments:
     if kind == RESERVE:
         return _person(rng, plan)
     if kind == CANCEL:
-        who = rng.choice(held) if held and rng.random() < 0.8 else _person(rng, plan).email_key
+        who = rng.choice(list(held)) if held and rng.random() < 0.8 else _person(rng, plan).email_key
         return CancelArguments(who, who, rng.choice((None, None, 1, 2)), any_client=rng.random() < 0.5)
+    if kind == AMEND:
+        who = rng.choice(list(held)) if held else _person(rng, plan).email_key
+        wishes = {"name": rng.choice(PEOPLE).upper(), "checked_in": rng.random() < 0.7}
+        chosen = {name: value for name, value in wishes.items() if rng.random() < 0.7}
+        return AmendArguments(who, who, held.get(who, rng.randint(1, 500)), **chosen)
     if kind == GROUP:
         return GroupArguments(tuple(_person(rng, plan) for _ in range(rng.randint(1, 3))))
     if kind == CONFIGURE:

@@ -98,7 +98,7 @@ class Run:
             before = rng.choice(self.calls)
             job, arguments = before.job, before.arguments
         else:
-            wish = wish_of(rng, self.plan, list(self.world.store.live), self.world.now)
+            wish = wish_of(rng, self.plan, dict(self.world.store.live), self.world.now)
             key_, arguments = f"key-{self.seed}-{len(self.calls)}", wish.arguments
             job = self.world.submit.draft(wish.kind, wish.session, arguments, wish.client, key_)
         self.send(job, arguments)

@@ -23,14 +23,14 @@ from core.queries import Queries
 from core.service import _waitlist_needs
 from core.store import Store, create_engine
 from tests.sim.postgres_in_memory import Broken, MemoryStore
-from tests.support.deciding import cancel, configure, group, replay, reserve, turn
+from tests.support.deciding import amend, cancel, configure, group, replay, reserve, turn
 from tests.support.driving import SESSION
 from tests.support.stack import Deployment
 
 BATCHES = 60
 PEOPLE = ("ana", "bo", "cy", "dee", "eve", "fay", "gus")
 STOPPED = (Broken, IntegrityError, psycopg2.IntegrityError)
-KINDS = ("reserve", "cancel", "group", "close", "reopen", "replay")
+KINDS = ("reserve", "cancel", "group", "amend", "close", "reopen", "replay")
 
 
 class RolledBack(Exception):
@@ -44,6 +44,8 @@ class Commands:
         self.random = random.Random(seed)
         self._seqs = dict.fromkeys(sessions, 0)
         self.sent: list[Command] = []
+        self._position = 1 - IDS_PER_POSITION  # of the last command, also where its batch was rolled back
+        self._asked: dict[int, list[tuple[str, int]]] = {session: [] for session in sessions}  # who, and the id they would get
 
     def batch(self) -> list[Command]:
         """The next ones."""
@@ -64,9 +66,11 @@ class Commands:
     def _command(self, session: int) -> Command:
         rng = self.random
         self._seqs[session] += 1
+        self._position += IDS_PER_POSITION
         seq, name = self._seqs[session], rng.choice(PEOPLE)
-        kind = rng.choices(KINDS, (8, 5, 2, 1, 2, 1))[0]
+        kind = rng.choices(KINDS, (8, 5, 2, 4, 1, 2, 1))[0]
         if kind == "reserve":
+            self._asked[session].append((name, self._position))
             return reserve(name, seq, session, rng.randint(1, 3))
         if kind == "cancel":
             return cancel(name, seq, session, seats=rng.choice((None, None, 1, 2)))
@@ -74,11 +78,15 @@ class Commands:
             return group(seq, [(name, rng.randint(1, 2)) for name in rng.sample(PEOPLE, rng.randint(1, 3))], session)
         if kind == "replay" and (before := [c for c in self.sent if c.session_id == session]):
             return msgspec.structs.replace(replay(seq, session), replay_of=rng.choice(before).job_id)
-        return turn("reopen" if kind == "replay" else kind, seq, session)
+        if kind == "amend" and self._asked[session]:
+            who, position = rng.choice(self._asked[session])
+            return amend(who, seq, position, session, name="Ana\tMaría", checked_in=rng.random() < 0.7)
+        return turn("reopen" if kind in ("replay", "amend") else kind, seq, session)
 
     def _configure(self, session: int) -> Command:
         rng = self.random
         self._seqs[session] += 1
+        self._position += IDS_PER_POSITION
         if rng.random() < 0.05:
             return turn("cancel_session", self._seqs[session], session)
         wishes = {"capacity": rng.randint(0, 8), "waitlist_capacity": rng.randint(0, 5), "closes_at": None}

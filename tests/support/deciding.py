@@ -8,11 +8,13 @@ from typing import Any
 
 from core.decide import State
 from core.model import (
+    AMEND,
     CANCEL,
     CONFIGURE,
     GROUP,
     REPLAY,
     RESERVE,
+    AmendArguments,
     CancelArguments,
     Command,
     ConfigureArguments,
@@ -45,6 +47,12 @@ def cancel(name: str, seq: int, session: int = 1, **fields: Any) -> Command:
     """Somebody cancels."""
     more = {key: fields.pop(key) for key in ("seats", "reservation_id", "any_client") if key in fields}
     return command(CANCEL, CancelArguments(f"{name}@example.org", f"{name}@example.org", **more), seq, session, **fields)
+
+
+def amend(who: str, seq: int, reservation_id: int, session: int = 1, **changes: Any) -> Command:
+    """A reservation's name is corrected, or its holder comes."""
+    email = f"{who}@example.org"
+    return command(AMEND, AmendArguments(email, email, reservation_id, **changes), seq, session)
 
 
 def group(seq: int, people: Iterable[tuple[str, int]], session: int = 1, **fields: Any) -> Command:

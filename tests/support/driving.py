@@ -16,7 +16,7 @@ from core.bootstrap import WorkerServices, worker_services
 from core.door import Door, Receipt
 from core.errors import Unavailable
 from core.mailbox import connect_async, head_fields, key
-from core.model import CANCEL, REDUCED, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
+from core.model import CANCEL, OF_ANOTHER, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries
 from core.service import Submit
@@ -138,9 +138,10 @@ class Driver:
         ledger = self._in_ledger(job_ids)
         views = {session: self.queries.session(session) for session in {job.session_id for job in cached if job}}
         cancelled = {session for session, view in views.items() if view is not None and view.cancelled_at is not None}
+        current = [job is not None and job.outcome not in OF_ANOTHER and job.session_id not in cancelled for job in cached]
         return [
-            job if job is not None and job.outcome != REDUCED and job.session_id not in cancelled else ledger.get(job_id, job)
-            for job_id, job in zip(job_ids, cached, strict=True)
+            job if is_current else ledger.get(job_id, job)
+            for job_id, job, is_current in zip(job_ids, cached, current, strict=True)
         ]
 
     async def _cached(self, job_ids: list[str]) -> list[Job | None]:

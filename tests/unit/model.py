@@ -21,6 +21,8 @@ class Guest:
     seq: int
     number: int = 0  # within a group
     owner: str = "open"  # the client that sent them
+    name: str | None = None  # what they are called since it was corrected
+    is_here: bool = False
 
 
 @dataclass
@@ -118,6 +120,23 @@ class ModelSession:
         self.let_in()
         return "reduced"
 
+    def amend(self, seq: int, key: str, came_as: int | None, name: str | None = None, is_here: bool | None = None) -> str:
+        """At the entrance: a name is corrected, somebody is ticked off the list or put back on it; it is about whoever came with
+        the request `came_as`."""
+        self.last_seq = seq
+        if self.cancelled:
+            return "session_cancelled"
+        guest = self.find(key)
+        if guest is None or guest.seq != came_as:
+            return "not_found"
+        if is_here and guest in self.queue:
+            return "not_confirmed"
+        if name is not None:
+            guest.name = name
+        if is_here is not None:
+            guest.is_here = is_here
+        return "amended"
+
     def let_in(self) -> None:
         """Whoever can come in now does, in the manner of this house."""
         moved = True
@@ -153,6 +172,7 @@ class ModelSession:
         while self.free() < 0:
             latest = max(self.inside, key=lambda guest: (guest.seq, guest.number))
             self.inside.remove(latest)
+            latest.is_here = False
             sent.insert(0, latest)
         self.queue[:0] = sent
         self.let_in()

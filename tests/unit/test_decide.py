@@ -10,9 +10,9 @@ import pytest
 from core.decide import State, decide
 from core.errors import DecisionInterrupted
 from core.model import Command, Reservation, Session
-from core.replay import complete
+from core.replay import complete, evolve
 from core.waitlist import Window
-from tests.support.deciding import NOW, cancel, configure, group, held, replay, reserve, state, turn
+from tests.support.deciding import NOW, amend, cancel, configure, group, held, replay, reserve, state, turn
 
 
 class Scenario(NamedTuple):
@@ -34,6 +34,11 @@ def full(**fields: Any) -> Session:
     return Session(1, capacity=1, reserved=1, **fields)
 
 
+ANA = held("ana")
+WAITS = held("bo", status="waitlisted", rank=1)
+FRESH = reserve("cy", 1)
+
+
 # Refusals in descending precedence: each row would also meet the refusals of the rows below it.
 SCENARIOS = [
     Scenario("cancelled before all", full(**CANCELLED, **CLOSED), [held("ana")], [reserve("ana", 1)], ["session_cancelled"], 1),
@@ -46,6 +51,23 @@ SCENARIOS = [
     Scenario("sold out", full(), [held("ana")], [reserve("bo", 1)], ["sold_out"], 1),
     Scenario("not found", full(), [held("ana")], [cancel("bo", 1)], ["not_found"], 1),
     Scenario("a closed session gives back", full(**CLOSED), [held("ana")], [cancel("ana", 1)], ["cancelled"], 0),
+    Scenario(
+        "nobody is checked in where nothing takes place", full(**CANCELLED), [ANA], [amend("ana", 1, ANA.id, checked_in=True)],
+        ["session_cancelled"], 1,
+    ),
+    Scenario("another one's reservation", full(), [ANA], [amend("ana", 1, 7, checked_in=True)], ["not_found"], 1),
+    Scenario(
+        "not found before not confirmed", full(waiting=1), [WAITS], [amend("bo", 1, 7, checked_in=True)], ["not_found"], 1
+    ),
+    Scenario("who waits", full(waiting=1), [WAITS], [amend("bo", 1, WAITS.id, checked_in=True)], ["not_confirmed"], 1),
+    Scenario(
+        "at the entrance of a session that is closed and has started", full(**CLOSED, start_time=NOW - 5), [ANA],
+        [amend("ana", 1, ANA.id, checked_in=True, name="Anna")], ["amended"], 1,
+    ),
+    Scenario(
+        "whoever came in the same batch", Session(1, capacity=1), [], [FRESH, amend("cy", 2, FRESH.position, checked_in=True)],
+        ["confirmed", "amended"], 1,
+    ),
     # Successes, and what they do to those behind.
     Scenario("a place", Session(1, capacity=1), [], [reserve("ana", 1)], ["confirmed"], 1),
     Scenario("no place at all", Session(1, capacity=0), [], [reserve("ana", 1)], ["sold_out"], 0),
@@ -391,3 +413,26 @@ def test_a_cancel_reaches_only_what_the_same_client_reserved_unless_it_may_reach
     before = state(Session(1, 5, reserved=1), live=[held("ana", client="shop")])
     tries = [cancel("ana", 1, client="other"), cancel("ana", 1, client="shop"), cancel("ana", 1, client="other", any_client=True)]
     assert [decide(before, [one]).verdicts[0].outcome for one in tries] == ["not_found", "cancelled", "cancelled"]
+
+
+def test_checking_in_twice_keeps_the_first_moment_and_has_no_second_effect() -> None:
+    first, second = amend("ana", 1, ANA.id, checked_in=True), amend("ana", 2, ANA.id, checked_in=True)
+    decision = decide(state(full(), live=[ANA]), [first, second])
+    assert [row.checked_in_at for row in decision.updated] == [first.accepted_at]
+    assert [[effect.kind for effect in verdict.effects] for verdict in decision.verdicts] == [["checked_in"], []]
+
+
+def test_a_name_that_is_the_same_is_an_effect_all_the_same() -> None:
+    """Else a ledger whose names were forgotten would replay otherwise."""
+    verdict = decide(state(full(), live=[ANA]), [amend("ana", 1, ANA.id, name=ANA.name)]).verdicts[0]
+    assert [effect.kind for effect in verdict.effects] == ["renamed"]
+
+
+def test_whoever_loses_their_place_to_the_waitlist_is_not_inside_any_more() -> None:
+    commands = [amend("ana", 1, ANA.id, checked_in=True), configure(2, capacity=0, on_shrink="waitlist")]
+    before = state(full(), live=[ANA])
+    for command in commands:
+        decision = decide(complete(before, [command]), [command])
+        evolve(before, decision)
+    (row,) = decision.updated
+    assert (row.status, row.checked_in_at) == ("waitlisted", None)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from core.decide import State, decide, may_demote, newest_confirmed
-from core.model import CANCEL_SESSION, CLOSE, REOPEN, WAITLISTED, Command, Session
+from core.model import CANCEL_SESSION, CLOSE, REOPEN, WAITLISTED, Command, Reservation, Session
 from core.replay import complete, evolve
 from core.service import _waitlist_needs
 from core.waitlist import Window
-from tests.support.deciding import NOW, cancel, configure, group, replay, reserve, turn
+from tests.support.deciding import NOW, amend, cancel, configure, group, replay, reserve, turn
 from tests.unit.model import ModelSession
 
 PEOPLE = ["ana", "bo", "cy", "dee", "eve", "fay", "gus", "hal"]
@@ -87,6 +87,7 @@ class Histories(RuleBasedStateMachine):
         self.queue: list[Command] = []
         self.expected: list[str] = []
         self.seqs = dict.fromkeys(SESSIONS, 0)
+        self.asked: list[tuple[int, str, int, int]] = []  # session, who, the id their reservation gets if any, seq
 
     def next(self, session: int) -> tuple[ModelSession, int, int]:
         """The model, the next seq, and the moment of its acceptance."""
@@ -100,18 +101,32 @@ class Histories(RuleBasedStateMachine):
     @rule(session=session_ids, name=people, seats=SEATS, owner=owners)
     def reserves(self, session: int, name: str, seats: int, owner: str) -> None:
         model, seq, now = self.next(session)
-        self.comes(reserve(name, seq, session, seats, client=owner), model.reserve(seq, now, name, seats, owner))
+        command = reserve(name, seq, session, seats, client=owner)
+        self.asked.append((session, name, command.position, seq))
+        self.comes(command, model.reserve(seq, now, name, seats, owner))
 
     @rule(session=session_ids, party=st.lists(st.tuples(people, SEATS), min_size=1, max_size=3))
     def come_together(self, session: int, party: list[tuple[str, int]]) -> None:
         model, seq, now = self.next(session)
-        self.comes(group(seq, party, session), model.group(seq, now, party))
+        command = group(seq, party, session)
+        self.asked += [(session, name, command.position + place, seq) for place, (name, _) in enumerate(party)]
+        self.comes(command, model.group(seq, now, party))
 
     @rule(session=session_ids, name=people, seats=st.none() | SEATS, owner=owners, anybody=st.booleans())
     def cancels(self, session: int, name: str, seats: int | None, owner: str, anybody: bool) -> None:
         model, seq, now = self.next(session)
         command = cancel(name, seq, session, seats=seats, any_client=anybody, client=owner)
         self.comes(command, model.cancel(seq, now, name, seats, None if anybody else owner))
+
+    @rule(whose=st.integers(0, 9), name=st.none() | people, comes=st.none() | st.booleans())
+    def is_met_at_the_entrance(self, whose: int, name: str | None, comes: bool | None) -> None:
+        if not self.asked:
+            return
+        session, who, reservation, came_as = self.asked[-1 - whose % len(self.asked)]
+        model, seq, _ = self.next(session)
+        changes: dict[str, Any] = {} if name is None else {"name": name.title()}
+        command = amend(who, seq, reservation, session, **changes, **({} if comes is None else {"checked_in": comes}))
+        self.comes(command, model.amend(seq, who, came_as, changes.get("name"), comes))
 
     @rule(session=session_ids, changes=CHANGES, send_out=st.booleans())
     def is_configured(self, session: int, changes: dict[str, Any], send_out: bool) -> None:
@@ -160,15 +175,20 @@ class Histories(RuleBasedStateMachine):
             assert 0 <= row.reserved <= row.capacity
             assert (row.capacity - row.reserved, row.waiting, row.last_seq) == (model.free(), len(model.queue), model.last_seq)
             live = [r for (s, _), r in self.state.live.items() if s == session]
-            inside = sorted((r.name.lower(), r.seats, r.seq) for r in live if r.status != WAITLISTED)
-            assert inside == sorted((g.key, g.seats, g.seq) for g in model.inside)
+            inside = sorted((_key(r), r.seats, r.seq, r.checked_in_at is not None) for r in live if r.status != WAITLISTED)
+            assert inside == sorted((g.key, g.seats, g.seq, g.is_here) for g in model.inside)
+            assert {_key(r): r.name for r in live} == {g.key: g.name or g.key.title() for g in (*model.inside, *model.queue)}
             waiting = sorted((r for r in live if r.status == WAITLISTED), key=lambda r: (r.rank, r.id))
-            assert [(r.name.lower(), r.seats, r.seq) for r in waiting] == [(g.key, g.seats, g.seq) for g in model.queue]
+            assert [(_key(r), r.seats, r.seq) for r in waiting] == [(g.key, g.seats, g.seq) for g in model.queue]
 
     def teardown(self) -> None:
         if hasattr(self, "state"):
             self.apply()
             self.what_is_applied_agrees()
+
+
+def _key(row: Reservation) -> str:
+    return row.email_key.partition("@")[0]
 
 
 def chosen(examples: int) -> settings:
