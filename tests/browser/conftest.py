@@ -1,0 +1,33 @@
+"""Fixtures: one Chromium for all browser tests of a process, and visitors with windows of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.support.browser import Visitor, chromium
+from tests.support.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The browser."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def visit(browser: Browser, live_api: Stack) -> Iterator[Callable[..., Visitor]]:
+    """Opens windows at the shared stack, on a phone unless another size is asked for: see Visitor."""
+    with ExitStack() as windows:
+
+        def open_window(path: str, url: str = live_api.url, **options: object) -> Visitor:
+            visitor = Visitor(browser, url, **options)  # type: ignore[arg-type]
+            windows.callback(visitor.close)
+            visitor.page.goto(path)
+            return visitor
+
+        yield open_window
