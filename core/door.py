@@ -147,15 +147,22 @@ class Door:
         """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
         try:
             replies = await self._call(groups, knocks)
-            if not any(isinstance(reply, (NoScriptError, redis.ConnectionError)) for reply in replies):
-                return replies
-        except (RedisError, OSError):
-            self._sha = None
-        try:
-            return await self._call(groups, knocks)
         except (RedisError, OSError) as exc:
             self._sha = None
-            raise Unavailable from exc
+            replies = [exc] * len(groups)
+        lost = {p: index for index, (p, reply) in enumerate(zip(groups, replies, strict=True)) if _may_be_lost(reply)}
+        if not lost:
+            return replies
+        try:
+            found = await self._call({partition: groups[partition] for partition in lost}, knocks)
+        except (RedisError, OSError) as exc:
+            self._sha = None
+            if len(lost) == len(groups):
+                raise Unavailable from exc
+            found = [exc] * len(lost)
+        for index, reply in zip(lost.values(), found, strict=True):
+            replies[index] = reply
+        return replies
 
     async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
         if self._sha is None:
@@ -178,6 +185,11 @@ class Door:
         if any(isinstance(reply, NoScriptError) for reply in replies):
             self._sha = None
         return replies
+
+
+def _may_be_lost(reply: Any) -> bool:
+    """Whether the call may have run or not, or has not for want of its script; of a cluster's nodes one may be away."""
+    return isinstance(reply, (NoScriptError, redis.ConnectionError, redis.TimeoutError, OSError))
 
 
 def _is_promise(receipt: Receipt | Exception) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
+from core.cluster import AsyncCluster, pool_of
 from core.errors import Unavailable
 from core.grouping import Grouped
 from core.mailbox import script
@@ -116,8 +117,9 @@ class Limiter:
     """Counts requests against their buckets, two at most. Raises Unavailable when Redis cannot be asked."""
 
     def __init__(self, client: redis.asyncio.Redis, per_key: Rate | None, per_address: Rate | None) -> None:
-        self._pool = client.connection_pool
+        self._client = client
         self._connection: Any = None
+        self._pool: Any = None
         self._per_key = Policy("key", API_KEY_PREFIX, per_key) if per_key else None
         self._per_address = Policy("address", ADDRESS_PREFIX, per_address) if per_address else None
         self.is_on = per_key is not None or per_address is not None
@@ -202,14 +204,24 @@ class Limiter:
                 return await self._command("EVALSHA", self._sha, len(keys), *keys, numbers)
         except (RedisError, OSError) as exc:
             self._sha = None
+            await self._give_back()
             raise Unavailable("Redis cannot be reached.") from exc
 
     async def _command(self, *words: Any) -> Any:
         """One command on a connection of our own: a client's way there and back costs as much again as the call."""
         if self._connection is None:
+            self._pool = await pool_of(self._client, ADDRESS_PREFIX)
             self._connection = await self._pool.get_connection()
         await self._connection.send_command(*words)
         return await self._connection.read_response()
+
+    async def _give_back(self) -> None:
+        """In a cluster another node may have the buckets by now."""
+        if isinstance(self._client, AsyncCluster):
+            self._client.doubt()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await self._pool.release(connection)
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ The Lua scripts under core/lua own the keys and are atomic; this module packs th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
+from core.cluster import AsyncCluster, Cluster, ClusterUrl
 from core.connections import with_translated_errors
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job
@@ -48,11 +50,17 @@ _CLIENT_OPTIONS: dict[str, Any] = {
 
 def connect(url: str) -> redis.Redis:
     """A client that never repeats a call by itself: a script that ran and lost its reply must not run unseen again."""
+    cluster = ClusterUrl.parse(url)
+    if cluster is not None:
+        return Cluster(cluster, connect)
     return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_CLIENT_OPTIONS)
 
 
 def connect_async(url: str, max_connections: int = 4) -> redis.asyncio.Redis:
-    """The same for an event loop."""
+    """The same for an event loop. `max_connections`: to each server."""
+    cluster = ClusterUrl.parse(url)
+    if cluster is not None:
+        return AsyncCluster(cluster, partial(connect_async, max_connections=max_connections))
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_SECONDS, retry=retry, **_CLIENT_OPTIONS
@@ -75,6 +83,13 @@ def announce_revoked(url: str, key_id: str) -> None:
 def script(name: str) -> str:
     """The text of one of the Lua scripts."""
     return resources.files("core").joinpath("lua", f"{name}.lua").read_text("utf-8")
+
+
+def _age_ms(head: Any, now_ms: float) -> int | None:
+    """Of the first entry of a mailbox, if there is one."""
+    if isinstance(head, Exception) or not head:
+        return None
+    return int(now_ms - int(head[0][0].partition(b"-")[0]))
 
 
 def key(partition: int, name: str) -> str:
@@ -234,14 +249,17 @@ class Mailbox:
         return parts
 
     def ages_ms(self, partitions: int) -> list[int | None]:
-        """How long the oldest entry of each mailbox has waited, by Redis's own clock; None where nothing waits."""
+        """How long the oldest entry of each mailbox has waited, by Redis's own clock; None where nothing waits, or where the
+        node of a cluster cannot be reached. Raises Unavailable when none can."""
         pipeline = self._client.pipeline(transaction=False)
         pipeline.time()
         for partition in range(partitions):
             pipeline.xrange(key(partition, "mailbox"), count=1)
-        (seconds, micros), *heads = self._run(pipeline.execute)
-        now_ms = seconds * 1000 + micros // 1000
-        return [now_ms - int(head[0][0].partition(b"-")[0]) if head else None for head in heads]
+        clock, *heads = self._run(partial(pipeline.execute, raise_on_error=False))
+        if all(isinstance(head, Exception) for head in heads):
+            raise Unavailable("Redis cannot be reached.") from heads[0]
+        now_ms = time.time() * 1000 if isinstance(clock, Exception) else clock[0] * 1000 + clock[1] // 1000
+        return [_age_ms(head, now_ms) for head in heads]
 
     def _run(self, call: Any) -> Any:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError, ResponseError
 
+from core.cluster import nodes_of
 from core.entries import decode_job, encode_job
 from core.errors import Unavailable
 from core.mailbox import IDLE_HEAD_SECONDS, head_fields, key, script
@@ -86,26 +87,30 @@ class Scrub:
         self._delete([key(partition_of_session(session_id, self._partitions), f"s:{session_id}") for session_id in sessions])
 
     def rewrite_log(self) -> bool:
-        """Have the append-only file written anew, from what there is now, and wait until the old one is replaced. False where
-        there is none."""
+        """Have the append-only file written anew, from what there is now, and wait until the old one is replaced; in a cluster
+        that of each node. False where there is none."""
+        done = [self._rewrite_log_of(node) for node in self._run(partial(nodes_of, self._client))]
+        return all(done)
+
+    def _rewrite_log_of(self, node: redis.Redis) -> bool:
         until = time.monotonic() + REWRITE_SECONDS
-        while not self._rewrite_begins():
+        while not self._rewrite_begins(node):
             self._wait(until)
-        while self._is_rewriting(info := self._persistence()):
+        while self._is_rewriting(info := self._persistence(node)):
             self._wait(until)
         if info["aof_enabled"] and info["aof_last_bgrewrite_status"] != "ok":
             raise Unavailable(NOT_REWRITTEN)
         return bool(info["aof_enabled"])
 
-    def _rewrite_begins(self) -> bool:
+    def _rewrite_begins(self, node: redis.Redis) -> bool:
         """Start a rewrite; one under way has begun too early, so it has to end first."""
-        info = self._persistence()
+        info = self._persistence(node)
         if not info["aof_enabled"]:
             return True
         if self._is_rewriting(info):
             return False
         try:
-            self._client.bgrewriteaof()
+            node.bgrewriteaof()
         except ResponseError as exc:
             if "in progress" in str(exc):
                 return False
@@ -117,8 +122,8 @@ class Scrub:
     def _is_rewriting(self, info: Mapping[str, Any]) -> bool:
         return bool(info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"])
 
-    def _persistence(self) -> Mapping[str, Any]:
-        return self._run(partial(self._client.info, "persistence"))
+    def _persistence(self, node: redis.Redis) -> Mapping[str, Any]:
+        return self._run(partial(node.info, "persistence"))
 
     def _node_entries(self) -> int:
         found = self._run(partial(self._client.config_get, "stream-node-max-entries"))

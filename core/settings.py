@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from core.cluster import ClusterUrl
 from core.errors import SettingsConflict
 from core.keys import split_token
 
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
 
     database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name; several hosts by commas")
     owner_url: str | None = Field(None, description="Postgres as the role that owns the tables; the DATABASE_URL when unset")
-    redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS)")
+    redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS; ?cluster=true)")
     redis_replicas: int = Field(0, ge=0, le=8, description="replicas that must have a command on disk before its 202")
     broker_url: str | None = Field(None, description="Celery's broker, redis://… or RabbitMQ as amqp://…; the Redis when unset")
     partitions: int = Field(16, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
@@ -139,6 +140,16 @@ class Settings(BaseSettings):
                 f"AUTH=open lets anybody in, so it listens on loopback only, not on {self.host}; "
                 "set AFORO_AUTH=keys to ask everybody for a key"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_a_cluster_has_not(self) -> Settings:
+        if ClusterUrl.parse(self.redis_url) is None:
+            return self
+        if self.broker_url is None or ClusterUrl.parse(self.broker_url) is not None:
+            raise ValueError("Celery knows no cluster, so beside AFORO_REDIS_URL with cluster=true a AFORO_BROKER_URL is needed")
+        if self.redis_replicas:
+            raise ValueError("a cluster does not wait for replicas: AFORO_REDIS_REPLICAS must be 0 with cluster=true")
         return self
 
     @cached_property

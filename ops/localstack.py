@@ -71,7 +71,7 @@ VALKEY_SETTINGS = {
 VALKEY_APP_COMMANDS = (
     "-@all", "+@read", "+@write", "+@connection", "+@pubsub", "+@transaction", "+@scripting", "-@dangerous",
     "-scan", "-randomkey", "-dbsize", "-move", "-function", "-script", "+script|load", "+script|exists",
-    "+time", "+config|get", "+info", "+bgrewriteaof",
+    "+time", "+config|get", "+info", "+bgrewriteaof", "+asking", "+cluster|slots", "+cluster|info",
 )  # fmt: skip
 VALKEY_APP_KEYS = ("~aforo*", "~_kombu.*", "~unacked*", "~*.celery.pidbox*", "~celeryev*")
 VALKEY_DATABASES = 16  # Valkey's own default

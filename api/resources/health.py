@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import falcon.asgi
 import msgspec
+import redis.asyncio
 from redis.exceptions import RedisError
 
 from core import telemetry
 from core.bootstrap import ApiServices
+from core.cluster import EVERY_SLOT, AsyncCluster, async_nodes_of
 from core.errors import AforoError, Unavailable
 from core.migrations import newest, older
 
@@ -59,18 +62,30 @@ class Ready:
 
     async def _redis(self) -> dict[str, Any]:
         try:
-            await self._services.redis.ping()
+            nodes = await async_nodes_of(self._services.redis)
+            await asyncio.gather(*(node.ping() for node in nodes))
+            if isinstance(self._services.redis, AsyncCluster):
+                return await self._whole(nodes)
         except (RedisError, OSError):
             return _check(False, "cannot be reached")
         return _check(True, "reachable")
 
+    async def _whole(self, nodes: Sequence[redis.asyncio.Redis]) -> dict[str, Any]:
+        """Of a cluster: whether somebody has every slot."""
+        states = [await node.cluster("INFO") for node in nodes]
+        served = all(str(state["cluster_slots_ok"]) == str(EVERY_SLOT) for state in states)
+        return _check(served, f"a cluster, {len(nodes)} nodes have slots" + ("" if served else ", and some slots nobody has"))
+
     async def _durable(self) -> dict[str, Any]:
+        wrong: list[str] = []
         try:
-            found = await self._services.redis.config_get(*DURABLE)
+            for node in await async_nodes_of(self._services.redis):
+                given = await node.config_get(*DURABLE)
+                found = {_text(name): _text(value) for name, value in given.items()}
+                differ = [(name, value) for name, value in DURABLE.items() if found.get(name) != value]
+                wrong += [f"{name} is {found.get(name)}, not {value}" for name, value in differ]
         except (RedisError, OSError):
             return _check(False, "its settings cannot be read")
-        found = {_text(name): _text(value) for name, value in found.items()}
-        wrong = [f"{name} is {found.get(name)}, not {value}" for name, value in DURABLE.items() if found.get(name) != value]
         return _check(not wrong, "; ".join(wrong) or "every accepted command is on disk before its 202")
 
 

@@ -277,8 +277,8 @@ class Pipeline:
         """EVALSHA; a script's text is its hash here."""
         self._calls.append(partial(self._redis.register_script(source), [key], args))
 
-    def execute(self) -> list[Any]:
-        """All of it."""
+    def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """All of it; nothing here fails by itself."""
         return [call() for call in self._calls]
 
 

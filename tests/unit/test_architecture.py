@@ -27,6 +27,7 @@ SQL_ROOMS = {
     "ops/localstack.py",
 }
 REDIS_ROOMS = {
+    "core/cluster.py",
     "core/connections.py",
     "core/door.py",
     "core/mailbox.py",
