@@ -6,18 +6,22 @@ resource, which finds the caller in `req.context.caller`.
 
 from __future__ import annotations
 
+import hmac
 from typing import Any, Final
 
 import falcon.asgi
 
+from api.errors import Forged
 from api.limits import count_address, count_of
-from api.requests import bearer
+from api.requests import bearer, cookie
 from core.bootstrap import ApiServices
 from core.errors import NotAuthenticated, ScopeMissing, UnknownKey
-from core.keys import ANYBODY, ATTENDEES, MANAGE, NOBODY, OPERATE, READ, RESERVE_AND_CANCEL, split_token
+from core.keys import ANYBODY, ATTENDEES, MANAGE, NOBODY, OPERATE, READ, RESERVE_AND_CANCEL, Caller, split_token
 
 PUBLIC: Final = ()  # no key is asked for; a reservation's manage token may be
 HOLDER: Final = "holder"  # a reservation's manage token does instead of a key; the resource looks whether it is the right one
+CSRF_HEADER: Final = "X-CSRF-Token"
+READING: Final = ("GET", "HEAD", "OPTIONS")
 NEEDS_SCOPE = "This needs a key with one of these scopes: {scopes}."
 READERS: Final = (READ, ATTENDEES, MANAGE)
 PEOPLE: Final = (ATTENDEES, MANAGE)
@@ -48,6 +52,13 @@ NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/healthz": {"GET": PUBLIC},
     "/readyz": {"GET": PUBLIC},
     "/metrics": {"GET": (OPERATE,)},
+    "/api/operations": {"GET": (OPERATE,)},
+    "/api/operations/events": {"GET": (OPERATE,)},
+    "/api/quarantine": {"GET": (OPERATE,)},
+    "/api/quarantine/{job}/again": {"POST": (OPERATE,)},
+    "/console": {"GET": PUBLIC},
+    "/console/session": {"GET": PUBLIC, "POST": PUBLIC, "DELETE": PUBLIC},
+    "/console/{name}": {"GET": PUBLIC},
 }
 
 
@@ -75,7 +86,9 @@ class Access:
             return
         token = bearer(req)
         if token is None:
-            raise NotAuthenticated
+            req.context.caller = await self._signed_in(req, resp, resource)
+            self._check_scope(req, needed)
+            return
         if HOLDER in needed and split_token(token) is None:
             return
         keyring = self._services.keyring
@@ -85,6 +98,27 @@ class Access:
         if caller is None:
             await count_address(self._services, req, resp, resource)
             raise count_of(req).refused or UnknownKey
-        if not caller.may(*needed):
-            raise ScopeMissing(NEEDS_SCOPE, scopes=", ".join(scope for scope in needed if scope != HOLDER))
         req.context.caller = caller
+        self._check_scope(req, needed)
+
+    async def _signed_in(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any) -> Caller:
+        """Who has the console's cookie, which browsers send by themselves: a change has to say that it comes from the page."""
+        held = cookie(req)
+        if held is None:
+            raise NotAuthenticated
+        caller = await self._services.signins.caller(held)
+        if caller is None:
+            await count_address(self._services, req, resp, resource)
+            raise count_of(req).refused or NotAuthenticated
+        token = self._services.signins.csrf_token(held)
+        if req.method not in READING and not _is_said(req, token):
+            raise Forged
+        return caller
+
+    def _check_scope(self, req: falcon.asgi.Request, needed: tuple[str, ...]) -> None:
+        if not req.context.caller.may(*needed):
+            raise ScopeMissing(NEEDS_SCOPE, scopes=", ".join(scope for scope in needed if scope != HOLDER))
+
+
+def _is_said(req: falcon.asgi.Request, token: str) -> bool:
+    return hmac.compare_digest((req.get_header(CSRF_HEADER) or "").encode(), token.encode())

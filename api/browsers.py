@@ -30,6 +30,15 @@ PAGE: Final = {
     "X-Frame-Options": "DENY",
 }
 
+# Our own pages set no style in their text and draw nothing from data: URLs.
+STRICT_PAGE: Final = {
+    **PAGE,
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+
 # What a page of another origin may send beside what it always may, and read of an answer.
 SENT: Final = "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Prefer, X-Request-Id"
 SHOWN: Final = (
@@ -40,7 +49,7 @@ REMEMBERED_SECONDS: Final = "600"
 
 
 class Cors:
-    """Lets pages of these origins call the API with a key of theirs. Never with cookies or the like: there are none here."""
+    """Lets pages of these origins call the API with a key of theirs. Never with cookies: those are for pages of our own."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origins)

@@ -40,6 +40,10 @@ class MissingIdempotencyKey(errors.AforoError):
     """A batch needs an Idempotency-Key, so that sending it again is safe."""
 
 
+class Forged(errors.AforoError):
+    """The change does not say that it comes from the console's own page. Load the page again."""
+
+
 class MissingToken(errors.AforoError):
     """The manage token of the reservation is needed, as Authorization: Bearer."""
 
@@ -85,6 +89,7 @@ TABLE: dict[type[errors.AforoError], tuple[int, str, str]] = {
     errors.NotAuthenticated: (401, "key_required", "A key is needed"),
     errors.UnknownKey: (401, "key_invalid", "Not a valid key"),
     errors.ScopeMissing: (403, "scope_missing", "The key does not allow that"),
+    Forged: (403, "csrf_token_required", "Not from the console"),
     MissingToken: (401, "token_required", "A token is needed"),
     MissingIdempotencyKey: (422, "idempotency_key_required", "Idempotency-Key is missing"),
     errors.NotYetApplied: (503, "not_yet_applied", "Not applied yet"),

@@ -20,7 +20,8 @@ from core.errors import RateLimited, Unavailable
 from core.limits import Buckets, Limiter, Verdict
 
 UNLIMITED: Final = {
-    "/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/static/{name}", "/healthz", "/readyz", "/metrics",
+    "/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/static/{name}", "/console", "/console/{name}",
+    "/healthz", "/readyz", "/metrics",
 }
 
 

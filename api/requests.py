@@ -22,6 +22,7 @@ LONGEST_WAIT_SECONDS: Final = 30
 LARGEST_ID: Final = 2**63 - 1
 TRUNCATED: Final = "aforo.truncated"  # in a request's scope: its body broke off
 END: Final = "aforo.end"  # in a request's scope: what to call when the client is gone or the server stops
+COOKIE: Final = "aforo_console"
 ENDED: Final = "aforo.ended"  # one of them has happened
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
@@ -55,6 +56,12 @@ def reservation_id(text: str) -> int:
     if not _ID.fullmatch(text) or int(text) > LARGEST_ID:
         raise UnknownReservation
     return int(text)
+
+
+def cookie(req: falcon.asgi.Request) -> str | None:
+    """The cookie of whoever is signed in to the console, if there is one."""
+    found = req.get_cookie_values(COOKIE)
+    return found[0] if found and found[0] else None
 
 
 def bearer(req: falcon.asgi.Request) -> str | None:

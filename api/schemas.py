@@ -101,6 +101,12 @@ class SessionPatch(msgspec.Struct, forbid_unknown_fields=True):
     on_shrink: Literal["refuse", "waitlist"] | msgspec.UnsetType = msgspec.UNSET
 
 
+class SignInBody(msgspec.Struct, forbid_unknown_fields=True):
+    """POST /console/session"""
+
+    key: str
+
+
 class EmptyBody(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/sessions/{id}/close/, /reopen/ and /cancel-session/"""
 
@@ -124,7 +130,7 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
 
 _decoders: dict[type, msgspec.json.Decoder] = {
     shape: msgspec.json.Decoder(shape)
-    for shape in (ReserveBody, CancelBody, ReservationPatch, SessionBody, SessionPatch, EmptyBody, BatchBody)
+    for shape in (ReserveBody, CancelBody, ReservationPatch, SessionBody, SessionPatch, EmptyBody, BatchBody, SignInBody)
 }
 
 _RULES: dict[str, Callable[[Any], Any]] = {

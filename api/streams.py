@@ -16,9 +16,10 @@ import falcon.asgi
 
 from api.errors import NotAcceptable, TooManyStreams
 from api.limits import waits_as
-from api.requests import END, ENDED, bearer
+from api.requests import END, ENDED, bearer, cookie
 from core import telemetry
 from core.bootstrap import ApiServices
+from core.signins import as_token
 from core.streams import Feed, Over, Viewer
 
 EVENT_STREAM: Final = "text/event-stream"
@@ -69,7 +70,7 @@ def open_stream(
             telemetry.WAITS_NOT_HONOURED.inc()
             raise TooManyStreams
         if token is None and req.context.caller.key_id is not None:
-            token = bearer(req)
+            token = bearer(req) or as_token(cookie(req) or "")
         viewer = feed.viewer(key, token)
         places.callback(feed.leave, viewer)
         req.scope[END] = viewer.end

@@ -39,16 +39,19 @@ from core.model import (
     partition_of_session,
 )
 from core.numbering import Incident
+from core.operations import Operations, Overview
 from core.projections import JobNow, Projections, SessionNow
 from core.prune import Prune
+from core.pulse import Pulse
 from core.queries import BatchView, Queries, SessionView
 from core.recheck import Recheck
 from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
 from core.settle import Settle
+from core.signins import SignIns, of_token
 from core.store import Store, create_engine
-from core.streams import Feed, Streams, prefix_of_job, prefix_of_session
+from core.streams import Feed, Streams, no_prefix, prefix_of_job, prefix_of_session
 from core.unknown import REMEMBERED_SECONDS, Unknown, UnknownSessions
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ LOOK_UP_LIMIT = 256  # jobs, batches or sessions looked up in Postgres in one st
 API_THREADS = 4  # that read, and as many connections to Postgres, for each API process
 API_WRITING_THREADS = 2  # and as many more: a commit that waits for a standby keeps nobody from reading
 WRITE_SECONDS = 10.0
+OVERVIEW_SECONDS = 1.0
 WORKER_CONNECTIONS = 1
 OWNER_CONNECTIONS = 2
 OPERATOR = "operator"  # who asked, in the ledger, when it was nobody's client
@@ -101,6 +105,11 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
     recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
     return WorkerServices(loaded, mailbox, drain, store, doorbell, recheck)
+
+
+def pulse(loaded: Settings, kind: str) -> Pulse:
+    """The signs of life of one process. Call it after fork: it owns a connection."""
+    return Pulse(connect(loaded.redis_url), kind, loaded.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,8 @@ class ApiServices:
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))
         self.redis = connect_async(loaded.redis_url)
         door_client = connect_async(loaded.redis_url, max_connections=1)
+        self.operations = Operations(self.redis, loaded.partitions)
+        self.signins = SignIns(self.redis, secret, self.keyring.holder)
         self.projections = Projections(self.redis, loaded.partitions, loaded.job_ttl_seconds)
         told = (self.doorbell.ring, self._redis_went_back)
         door = Door(door_client, loaded.partitions, loaded.max_queued, *told, loaded.redis_replicas)
@@ -186,7 +197,9 @@ class ApiServices:
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
         self._positions: Grouped[int, int | None] = Grouped(self._read_positions, LOOK_UP_LIMIT)
         jobs: Feed[str, JobNow] = Feed(self.job_now, prefix_of_job, by_id=True)
-        self.streams = Streams(jobs, Feed(self.session_now, prefix_of_session), self._is_valid)
+        sessions: Feed[int, SessionNow] = Feed(self.session_now, prefix_of_session)
+        operating: Feed[str, Overview] = Feed(self._overview, no_prefix, look_again_seconds=OVERVIEW_SECONDS)
+        self.streams = Streams(jobs, sessions, operating, self._is_valid)
         self.followers = Followers(self._subscriber, self.job, self.streams)
         limits_client = connect_async(loaded.redis_url, max_connections=1)
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
@@ -312,8 +325,12 @@ class ApiServices:
             head = await self.projections.head(session_id)
         return None if head is None else SessionNow(session_id, head.version, head.now)
 
+    async def _overview(self, _name: str) -> Overview:
+        return await self.operations.overview()
+
     async def _is_valid(self, token: str) -> bool:
-        return await self.keyring.caller(token) is not None
+        cookie = of_token(token)
+        return await (self.keyring.caller(token) if cookie is None else self.signins.caller(cookie)) is not None
 
     async def applied(self, session_id: int, seq: int, wait: bool = True) -> None:
         """Wait until the session's command `seq` has been applied. Raises UnknownSession; NotYetApplied after a while, or at once

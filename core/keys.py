@@ -144,15 +144,24 @@ class Keyring:
         if parts is None:
             return None
         key_id, secret = parts
-        met = self._met.get(key_id)
-        age = STALE_SECONDS if met is None else time.monotonic() - met.checked_at
-        if met is None or age >= STALE_SECONDS:
-            met = await self._look_up(key_id)
-        elif age >= FRESH_SECONDS and key_id not in self._refreshing:
-            self._refreshing[key_id] = asyncio.create_task(self._refresh(key_id))
+        met = await self._present(key_id)
         if met.key is None or not hmac.compare_digest(met.key.digest, digest_of(secret)):
             return None
         return met.caller if met.key.is_valid(time.time() * 1000) else None
+
+    async def holder(self, key_id: str) -> Caller | None:
+        """Who has the key of this id, which was shown before; None once it is no valid one. Raises Unavailable."""
+        met = await self._present(key_id)
+        return met.caller if met.key is not None and met.key.is_valid(time.time() * 1000) else None
+
+    async def _present(self, key_id: str) -> _Met:
+        met = self._met.get(key_id)
+        age = STALE_SECONDS if met is None else time.monotonic() - met.checked_at
+        if met is None or age >= STALE_SECONDS:
+            return await self._look_up(key_id)
+        if age >= FRESH_SECONDS and key_id not in self._refreshing:
+            self._refreshing[key_id] = asyncio.create_task(self._refresh(key_id))
+        return met
 
     async def _refresh(self, key_id: str) -> None:
         """Read a record again, while the requests that use it go on."""

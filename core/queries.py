@@ -148,6 +148,7 @@ class QuarantinedView(Frozen):
     session_id: int
     seq: int
     kind: str
+    client: str
     arguments: dict[str, Any]
     accepted_at: datetime
     applied_at: datetime
@@ -198,7 +199,7 @@ _RESERVATION = [
     r.c.checked_in_at,
 ]  # fmt: skip
 
-_QUARANTINED = [j.c.id, j.c.session_id, j.c.seq, j.c.kind, j.c.arguments, j.c.accepted_at, j.c.applied_at]
+_QUARANTINED = [j.c.id, j.c.session_id, j.c.seq, j.c.kind, j.c.client, j.c.arguments, j.c.accepted_at, j.c.applied_at]
 
 
 def _epoch_ms(moment: datetime | None) -> int | None:

@@ -24,7 +24,7 @@ ROUND_SECONDS: Final = 0.1  # at least, between two readings of a thing
 INDIRECT_SECONDS: Final = 0.5  # for what may have changed because something else has
 EVENTS_PER_SECOND: Final = 2000  # of one process, to all viewers of a feed together; beyond, rounds take longer
 TELL_AT_ONCE: Final = 25  # viewers, before other requests have their turn
-LOOK_AGAIN_SECONDS: Final = 5.0  # what no news came of is read again, so that a lost message costs so much
+LOOK_AGAIN_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 15.0  # then a comment tells that the stream is alive
 TICK_SECONDS: Final = 1.0
 JOB_ID_BYTES: Final = 36
@@ -105,12 +105,18 @@ class Viewer(Generic[Value]):
 class Feed(Generic[Key, Value]):
     """All that is looked at of one kind. `read(key)` gives its present state, or None when there is none (any more).
 
-    `prefix(key)` is how the ids of the jobs begin whose outcomes may change it; `by_id`: the keys are job ids themselves.
+    `prefix(key)` is how the ids of the jobs begin whose outcomes may change it; `by_id`: the keys are job ids themselves. What no
+    news came of is read again after `look_again_seconds`, so that a lost message costs so much.
     """
 
     def __init__(
-        self, read: Callable[[Key], Awaitable[Value | None]], prefix: Callable[[Key], bytes], by_id: bool = False
+        self,
+        read: Callable[[Key], Awaitable[Value | None]],
+        prefix: Callable[[Key], bytes],
+        by_id: bool = False,
+        look_again_seconds: float = LOOK_AGAIN_SECONDS,
     ) -> None:
+        self.look_again_seconds = look_again_seconds
         self._read = read
         self._prefix = prefix
         self._by_id = by_id
@@ -226,11 +232,12 @@ class Feed(Generic[Key, Value]):
 class Streams:
     """The feeds of this process, and what keeps all their viewers alive and honest."""
 
-    def __init__(self, jobs: Feed, sessions: Feed, is_valid: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(self, jobs: Feed, sessions: Feed, operations: Feed, is_valid: Callable[[str], Awaitable[bool]]) -> None:
         """`is_valid(key)`: whether it still opens anything; raises Unavailable when that cannot be told."""
         self.jobs = jobs
         self.sessions = sessions
-        self._feeds = (jobs, sessions)
+        self.operations = operations
+        self._feeds = (jobs, sessions, operations)
         self._is_valid = is_valid
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -264,7 +271,7 @@ class Streams:
                 if viewer.is_silent(now):
                     viewer.wake()
             for feed in self._feeds:
-                feed.look_again(LOOK_AGAIN_SECONDS)
+                feed.look_again(feed.look_again_seconds)
             await self._turn_away(viewers)
 
     async def _turn_away(self, viewers: list[Viewer]) -> None:
@@ -278,6 +285,11 @@ class Streams:
         for viewer in viewers:
             if viewer.token in gone:
                 viewer.end()
+
+
+def no_prefix(_key: str) -> bytes:
+    """Of what changes all the time, whatever jobs are done: it is looked at again and again."""
+    return b""
 
 
 def prefix_of_session(session_id: int) -> bytes:

@@ -9,10 +9,12 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,7 @@ if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     for module in (prometheus_client.metrics,):
         module.values.ValueClass = values.ValueClass
 
-_LATENCY_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
+LATENCY_SECONDS = (0.001, 0.002, 0.004, 0.008, 0.015, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 2, 5, 10, 30)
 
 
 class Tally:
@@ -70,16 +72,51 @@ REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by
 RATE_LIMITED = Counter("aforo_rate_limited_total", "Requests refused because their key or address had sent too many.")
 WAITS_NOT_HONOURED = Counter("aforo_waits_not_honoured_total", "Requests answered at once: their caller had too many waiting.")
 CONNECTIONS_ENDED = Counter("aforo_connections_ended_total", "Connections ended by a limit, by which.", ["why"])
-ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=_LATENCY_SECONDS)
+ACCEPT_SECONDS = Histogram("aforo_accept_seconds", "From a request's start to its durable acceptance.", buckets=LATENCY_SECONDS)
 APPLIED = Counter("aforo_applied_total", "Commands applied.", ["kind", "outcome"])
 _BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)
 BATCH_SIZE = Histogram("aforo_batch_size", "Commands in one transaction.", buckets=_BATCH_SIZES)
 OUTCOME_SECONDS = Histogram(
-    "aforo_accept_to_outcome_seconds", "From acceptance to the published outcome.", buckets=_LATENCY_SECONDS
+    "aforo_accept_to_outcome_seconds", "From acceptance to the published outcome.", buckets=LATENCY_SECONDS
 )
 INCIDENTS = Counter("aforo_incidents_total", "What only lost data can cause: look at it.", ["kind"])
 DOORBELL_FAILURES = Counter("aforo_doorbell_failures_total", "Wake-ups that the broker did not take; the sweeper covers them.")
 
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What was applied in a while: outcomes by kind and name, and how many took how long, by the buckets of LATENCY_SECONDS."""
+
+    outcomes: dict[tuple[str, str], int]
+    buckets: list[int]
+
+
+class Lately:
+    """What this process has applied since it was last asked; see core/pulse.py."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcomes: dict[tuple[str, str], int] = {}
+        self._buckets = [0] * (len(LATENCY_SECONDS) + 1)
+
+    def add(self, outcomes: Mapping[tuple[str, str], int], buckets: Sequence[int]) -> None:
+        """A batch was published."""
+        with self._lock:
+            for name, count in outcomes.items():
+                self._outcomes[name] = self._outcomes.get(name, 0) + count
+            for bucket, count in enumerate(buckets):
+                self._buckets[bucket] += count
+
+    def take(self) -> Applied:
+        """All of it, which begins anew."""
+        with self._lock:
+            taken = Applied(self._outcomes, self._buckets)
+            self._outcomes, self._buckets = {}, [0] * (len(LATENCY_SECONDS) + 1)
+        return taken
+
+
+LATELY = Lately()
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
@@ -94,17 +131,18 @@ def applied(verdicts: Sequence[Verdict], incidents: Iterable[Incident]) -> None:
         name = (verdict.command.kind, verdict.outcome)
         outcomes[name] = outcomes.get(name, 0) + 1
         seconds.append(max(0.0, now_ms - verdict.command.accepted_at) / 1000)
-    observe_all(OUTCOME_SECONDS, seconds)
+    LATELY.add(outcomes, observe_all(OUTCOME_SECONDS, seconds))
     for (kind, outcome), count in outcomes.items():
         APPLIED.labels(kind, outcome).inc(count)
     for incident in incidents:
         INCIDENTS.labels(incident.kind).inc()
 
 
-def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
-    """What `observe` does for each value, at a cost of the number of buckets; the client library only takes one at a time."""
+def observe_all(histogram: Histogram, values: Sequence[float]) -> list[int]:
+    """What `observe` does for each value, at a cost of the number of buckets; the client library only takes one at a time.
+    How many fell into each bucket."""
     if not values:
-        return
+        return []
     bounds = histogram._upper_bounds
     counts = [0] * len(bounds)
     for value in values:
@@ -113,6 +151,7 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> None:
     for bucket, count in zip(histogram._buckets, counts, strict=True):
         if count:
             bucket.inc(count)
+    return counts
 
 
 def flush_tallies() -> None:

@@ -417,9 +417,11 @@ def _demo_rows(result: demonstration.Result) -> list[tuple[Any, ...]]:
 def _verified(settings: Settings) -> verification.Report:
     with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("Replaying the ledger", total=None)
-        return verification.run(
+        report = verification.run(
             settings.database_url, settings.redis_url, lambda done, every: bar.update(task, completed=done, total=every)
         )
+    verification.note(report, settings.redis_url)
+    return report
 
 
 def _verdict(report: verification.Report) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import msgspec
 
 from core.decide import Decision, State, decide
+from core.errors import Unavailable
 from core.mailbox import SessionHead, connect, head_fields, key, session_head
 from core.model import (
     ARGUMENTS_OF,
@@ -28,6 +30,7 @@ from core.model import (
     Verdict,
     partition_of_session,
 )
+from core.operations import Verified, note_verified
 from core.queries import Audit, LedgerRow, Queries, SessionView
 from core.replay import complete, evolve
 from core.store import create_engine
@@ -96,6 +99,22 @@ def run(database_url: str, redis_url: str | None, progress: Progress | None = No
         engine.dispose()
     report.seconds = time.monotonic() - started
     return report
+
+
+def note(report: Report, redis_url: str) -> None:
+    """Keep the result where the console shows it; what cannot be kept is on the screen all the same."""
+    shown = Verified(
+        round(time.time() * 1000),
+        report.ok,
+        report.sessions,
+        report.jobs,
+        report.reservations,
+        report.difference_count,
+        tuple(report.differences),
+        round(report.seconds, 2),
+    )
+    with suppress(Unavailable):
+        note_verified(redis_url, shown)
 
 
 def _compare_tables(audit: Audit, report: Report, progress: Progress | None) -> list[tuple[int, int]]:

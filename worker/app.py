@@ -6,13 +6,15 @@ from typing import Any
 
 from celery import signals
 
-from core.bootstrap import WorkerServices, prepare, worker_services
+from core.bootstrap import WorkerServices, prepare, pulse, worker_services
 from core.doorbell import celery_app
+from core.pulse import WORKER, Pulse
 from worker.tasks import register
 
 _settings = prepare("worker")
 app = celery_app(_settings.celery_broker)
 _services: WorkerServices | None = None
+_pulse: Pulse | None = None
 
 
 def services() -> WorkerServices:
@@ -28,8 +30,17 @@ def _keep_our_logging(**_: Any) -> None:
     """Connected so that Celery leaves the root logger alone."""
 
 
+@signals.worker_process_init.connect
+def _begin(**_: Any) -> None:
+    global _pulse
+    _pulse = pulse(_settings, WORKER)
+    _pulse.start()
+
+
 @signals.worker_process_shutdown.connect
 def _close(**_: Any) -> None:
+    if _pulse is not None:
+        _pulse.stop()
     if _services is not None:
         _services.close()
 

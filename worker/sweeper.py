@@ -14,8 +14,10 @@ import sys
 import threading
 from contextlib import suppress
 
-from core.bootstrap import WorkerServices, prepare, worker_services
+from core.bootstrap import WorkerServices, prepare, pulse, worker_services
 from core.errors import AforoError, Unavailable
+from core.pulse import SWEEPER
+from core.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,15 @@ def tidy(services: WorkerServices) -> bool:
 def run(stop: threading.Event, parent: int | None = None) -> int:
     """Sweep until `stop` is set, or the process `parent` is gone. 1 when the settings cannot be used."""
     settings = prepare("sweeper")
+    beats = pulse(settings, SWEEPER)
+    beats.start()
+    try:
+        return _sweep_on(settings, stop, parent)
+    finally:
+        beats.stop()
+
+
+def _sweep_on(settings: Settings, stop: threading.Event, parent: int | None) -> int:
     services: WorkerServices | None = None
     more = False
     while not stop.wait(0 if more else LOOK_SECONDS) and parent in (None, os.getppid()):

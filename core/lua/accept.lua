@@ -20,6 +20,10 @@
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
 --   aforo:{limits}:k:<key id>   string  the same of an API key; both are in no log and in no command's slot  the same
 --   aforo:created         string  a word that changes with every session that is created     a minute; see core/unknown.py
+--   aforo:{operations}:alive     hash    the last sign of life of each worker process and sweeper    never; core/pulse.py
+--   aforo:{operations}:slot:<n>  hash    what was applied in two seconds, by outcome and latency, and what waited    15 minutes
+--   aforo:{operations}:verified  string  what the last `aforo verify` said     never; core/operations.py
+--   aforo:{operations}:console:<SHA-256>  string  the key by which somebody is signed in to the console    12 hours; core/signins.py
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds and

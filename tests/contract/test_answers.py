@@ -154,7 +154,9 @@ def test_every_mistake_is_answered_as_written(
 
 
 def test_what_operators_and_readers_of_the_contract_get_is_as_written(api: Api) -> None:
-    for path in ("/healthz", "/readyz", "/metrics", "/api/schema/", "/api/docs/", "/api/docs/docs.js"):
+    operating = ("/healthz", "/readyz", "/metrics", "/api/operations/", "/api/quarantine/", "/console/session/")
+    pages = ("/api/schema/", "/api/docs/", "/api/docs/docs.js", "/console/", "/console/app.js", "/console/icon.svg")
+    for path in (*operating, *pages):
         assert check(api.get(path)).status_code == 200
     assert check(api.get("/docs/")).status_code == 302
     assert check(api.get("/api/docs/nothing.js")).status_code == 404

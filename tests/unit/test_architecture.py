@@ -36,6 +36,9 @@ REDIS_ROOMS = {
     "core/limits.py",
     "core/claims.py",
     "core/scrub.py",
+    "core/pulse.py",
+    "core/operations.py",
+    "core/signins.py",
     "api/resources/health.py",
     "ops/localstack.py",
 }

@@ -176,8 +176,8 @@ def test_silence_is_broken_and_revoked_keys_end(monkeypatch: pytest.MonkeyPatch)
             return token not in revoked
 
         counter = Counter()
-        feeds = [Feed(counter.read, prefix_of_session) for _ in range(2)]
-        found = Streams(feeds[0], feeds[1], is_valid)
+        feeds = [Feed(counter.read, prefix_of_session) for _ in range(3)]
+        found = Streams(*feeds, is_valid)
         found.start()
         leaving, staying = (feeds[1].viewer(SESSION, token) for token in ("old", "new"))
         for viewer in (leaving, staying):
