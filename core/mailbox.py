@@ -19,7 +19,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
 from core.cluster import AsyncCluster, Cluster, ClusterUrl
-from core.connections import with_translated_errors
+from core.connections import client
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job
 from core.errors import Unavailable
@@ -65,7 +65,7 @@ def connect_async(url: str, max_connections: int = 4) -> redis.asyncio.Redis:
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=max_connections, timeout=SOCKET_TIMEOUT_SECONDS, retry=retry, **_CLIENT_OPTIONS
     )
-    return redis.asyncio.Redis(connection_pool=with_translated_errors(pool))
+    return client(pool)
 
 
 def announce_revoked(url: str, key_id: str) -> None:
