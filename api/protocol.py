@@ -40,14 +40,47 @@ class _Refused(Exception):
 
 
 class _Exit:
-    """The transport as an answer sees it: closing goes through the protocol, which may have to linger."""
+    """The transport as an answer sees it: closing goes through the protocol, which may have to linger.
 
-    __slots__ = ("close", "is_closing", "write")
+    uvloop makes a system call of each write, and uvicorn writes head and body apart: so a head waits for what is written in the
+    same turn of the loop, which nearly always is all of the body.
+    """
 
-    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
-        self.write = transport.write
+    __slots__ = ("_head", "_leave", "_loop", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._leave = leave
+        self._head = b""
         self.is_closing = transport.is_closing
-        self.close = close
+
+    def write(self, data: bytes) -> None:
+        """Send, but a head only with what follows it, or else at the end of this turn."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Send the head that waits, if one does."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """The answer was the last."""
+        self.flush()
+        self._leave()
+
+    def forget(self) -> None:
+        """The connection is gone: let go of its protocol, or this and that would keep each other from going."""
+        self._head = b""
+        self._leave = self._transport.close
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -72,7 +105,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         guard, address = self._guard, self.client[0] if self.client else ""
         guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
-        self._exit = _Exit(transport, self._leave)
+        self._exit = _Exit(transport, self.loop, self._leave)
         self.deadline = guard.now + self._limits.head_seconds
         if guard.admit(address, len(self.connections)):
             self._address = address
@@ -84,7 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._interrupt()
         self._end_stream()
         super().connection_lost(exc)
-        self._exit.close = self.transport.close  # or this and that would keep each other from going
+        self._exit.forget()
         self.deadline = self.stalled_until = NEVER
         if self._address is not None:
             self._guard.leave(self._address)
