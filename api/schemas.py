@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, TypeVar
 
 import falcon.asgi
@@ -242,9 +242,12 @@ def clean(body: msgspec.Struct) -> dict[str, Any]:
 
 def reserve_arguments(body: ReserveBody) -> ReserveArguments:
     """A reserve body as the command's arguments. Raises InvalidFields."""
-    values = clean(body)
-    email, email_key = values["email"]
-    return ReserveArguments(values["name"], email, email_key, values["seats"])
+    try:
+        email, email_key = validation.email(body.email)
+        return ReserveArguments(validation.line(body.name, validation.NAME_MAX), email, email_key, validation.seats(body.seats))
+    except ValueError:
+        clean(body)
+        raise
 
 
 def cancel_arguments(body: CancelBody, any_client: bool) -> CancelArguments:
@@ -286,9 +289,12 @@ def _batch_command(found: Any, any_client: bool) -> Wanted:
         command = msgspec.convert(found, BatchCommand)
     except msgspec.ValidationError:
         raise InvalidFields(wrong_fields(found, BatchCommand)) from None
-    given = {name: value for name in ("name", "email", "seats") if (value := getattr(command, name)) is not msgspec.UNSET}
     if not 1 <= command.session <= LARGEST_ID:
         raise InvalidFields({"session": "must be a session's id"})
+    if command.kind == RESERVE and command.name is not msgspec.UNSET:
+        seats = 1 if command.seats is msgspec.UNSET else command.seats
+        return Wanted(RESERVE, command.session, reserve_arguments(ReserveBody(command.name, command.email, seats)))
+    given = {name: value for name in ("name", "email", "seats") if (value := getattr(command, name)) is not msgspec.UNSET}
     shape = ReserveBody if command.kind == RESERVE else CancelBody
     if wrong := wrong_fields(given, shape):
         raise InvalidFields(wrong)
@@ -488,6 +494,7 @@ def when(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+@lru_cache(maxsize=1024)  # what is accepted in one millisecond was accepted at the same time
 def when_ms(ms: int) -> str:
     """The same from milliseconds since the epoch."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from core.door import Receipt
 from core.errors import IdempotencyKeyReused, InvalidFields
 from core.model import Arguments, Job, batch_hash, batch_id, body_hash
 from core.service import Submit
@@ -27,6 +26,7 @@ class BatchReceipt:
 
     id: str
     atomic: bool
+    created_at: datetime
     known: bool
     jobs: list[Job]
 
@@ -41,14 +41,15 @@ class SubmitBatch:
     def __init__(
         self,
         submit: Submit,
-        write_down: Callable[[str, str, str, bool, Sequence[str]], Awaitable[str]],
-        load_head: Callable[[int], Awaitable[bool]],
+        write_down: Callable[[str, str, str, bool, Sequence[str]], Awaitable[tuple[str, datetime]]],
+        known_sessions: Callable[[Sequence[int]], Awaitable[set[int]]],
         secret: bytes,
     ) -> None:
-        """`write_down(id, client, fingerprint, atomic, job ids)` keeps the batch; it answers the fingerprint that is kept."""
+        """`write_down(id, client, fingerprint, atomic, job ids)` keeps the batch; it answers the fingerprint that is kept, and
+        since when. `known_sessions(ids)`: those that there are."""
         self._submit = submit
         self._write_down = write_down
-        self._load_head = load_head
+        self._known_sessions = known_sessions
         self._secret = secret
 
     async def __call__(self, wanted: Sequence[Wanted], client: str, key: str, atomic: bool) -> BatchReceipt:
@@ -61,16 +62,11 @@ class SubmitBatch:
         asked = body_hash([(one.kind, one.session_id, draft.body_hash) for one, draft in zip(wanted, drafts, strict=True)])
         fingerprint = batch_hash(self._secret, asked)
         name = self.id_of(client, key)
-        kept = await self._write_down(name, client, fingerprint, atomic, [draft.id for draft in drafts])
+        kept, created_at = await self._write_down(name, client, fingerprint, atomic, [draft.id for draft in drafts])
         if kept not in (fingerprint, ""):  # of earlier releases' batches none is kept
             raise IdempotencyKeyReused
-        calls = (self._submit(draft, one.arguments, keyed=True) for draft, one in zip(drafts, wanted, strict=True))
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
-        receipts: list[Receipt] = answers  # type: ignore[assignment]
-        return BatchReceipt(name, atomic, all(r.known for r in receipts), [r.job for r in receipts])
+        receipts = await self._submit.all([(draft, one.arguments) for draft, one in zip(drafts, wanted, strict=True)])
+        return BatchReceipt(name, atomic, created_at, all(r.known for r in receipts), [r.job for r in receipts])
 
     def id_of(self, client: str, key: str) -> str:
         """The batch that this key names."""
@@ -78,12 +74,11 @@ class SubmitBatch:
 
     async def _check_sessions(self, wanted: Sequence[Wanted]) -> None:
         """Before anything is accepted: a batch with an unknown session is refused whole."""
-        sessions = sorted({one.session_id for one in wanted})
-        found = dict(zip(sessions, await asyncio.gather(*map(self._load_head, sessions)), strict=True))
+        known = await self._known_sessions(sorted({one.session_id for one in wanted}))
         wrong = {
             f"commands[{index}].session": "there is no session with this id"
             for index, one in enumerate(wanted)
-            if not found[one.session_id]
+            if one.session_id not in known
         }
         if wrong:
             raise InvalidFields(wrong)

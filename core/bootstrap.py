@@ -40,7 +40,7 @@ from core.model import (
 )
 from core.numbering import Incident
 from core.operations import Operations, Overview
-from core.projections import JobNow, Projections, SessionNow
+from core.projections import Head, JobNow, Projections, SessionNow
 from core.prune import Prune
 from core.pulse import Pulse
 from core.queries import BatchView, Queries, SessionView
@@ -192,7 +192,7 @@ class ApiServices:
         self._unknown_batches: Unknown[str] = Unknown()
         self.submit = Submit(door, self.find_session, self._ledger, secret)
         write_down = partial(self.written, self.store.found_batch)
-        self.submit_batch = SubmitBatch(self.submit, write_down, self.knows_session, secret)
+        self.submit_batch = SubmitBatch(self.submit, write_down, self.known_sessions, secret)
         self.manage_token = partial(manage_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
         self._positions: Grouped[int, int | None] = Grouped(self._read_positions, LOOK_UP_LIMIT)
@@ -260,6 +260,10 @@ class ApiServices:
         if view is None:
             self._unknown_batches.add(batch_id)
         return view
+
+    def found_batch(self, batch_id: str) -> None:
+        """This batch was sent just now, so it is there."""
+        self._unknown_batches.discard(batch_id)
 
     async def sent_batch(self, batch_id: str) -> BatchView | None:
         """A batch that may have been sent just now, through whichever process."""
@@ -349,6 +353,14 @@ class ApiServices:
     async def knows_session(self, session_id: int) -> bool:
         """Whether there is such a session: Redis knows it, or else Postgres does."""
         return await self.projections.head(session_id) is not None or await self.find_session(session_id)
+
+    async def known_sessions(self, session_ids: Sequence[int]) -> set[int]:
+        """Those of these sessions that there are: Redis knows them together, or else Postgres does."""
+        heads = await self.projections.head.all(session_ids)
+        known = {session_id for session_id, head in zip(session_ids, heads, strict=True) if isinstance(head, Head)}
+        missing = [session_id for session_id in session_ids if session_id not in known]
+        found = await asyncio.gather(*map(self.find_session, missing))
+        return known | {session_id for session_id, is_there in zip(missing, found, strict=True) if is_there}
 
     async def is_unknown(self, session_id: int) -> bool:
         """Whether this session was looked for a moment ago, in vain, and none has been created since."""

@@ -10,15 +10,14 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 import redis
 import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from core.crashpoints import reach
-from core.entries import decode_job, encode_command
+from core.entries import begin_job, decode_job, encode_command
 from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped
 from core.mailbox import BELL_MS, SessionHead, key, script, session_head
@@ -42,11 +41,9 @@ class Receipt:
     head: SessionHead | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Knock:
+class _Knock(NamedTuple):
     partition: int
-    job_id: str
-    session_id: int
+    job: Job
     record: bytes
     command: bytes
     keyed: bool
@@ -97,10 +94,16 @@ class Door:
         Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
         and so perhaps a repeat, MaybeForgotten.
         """
-        record = msgspec.json.encode((job.format, job.id, job.kind, job.session_id, job.client, job.body_hash))
+        return await self._grouped(self._knock(job, arguments, keyed))
+
+    async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
+        """Accept many commands, each with its own answer: its receipt, or what `accept` would raise."""
+        knocks = [self._knock(job, arguments, keyed) for job, arguments in asked]
+        return await self._grouped.all(knocks)
+
+    def _knock(self, job: Job, arguments: Arguments, keyed: bool) -> _Knock:
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
-        partition = partition_of_job(job.id, self._partitions)
-        return await self._grouped(_Knock(partition, job.id, job.session_id, record[:-1] + b",", command, keyed))
+        return _Knock(partition_of_job(job.id, self._partitions), job, begin_job(job), command, keyed)
 
     async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
         if not self._replicas.are_there and not await self._are_replicas_back():
@@ -121,7 +124,8 @@ class Door:
                 reach("accepted")
                 self._ring(partition)
             for index, answer in zip(indexes, answers, strict=True):
-                receipts[index] = _receipt(answer, depth, float(pace), heads.get(knocks[index].session_id))
+                job = knocks[index].job
+                receipts[index] = _receipt(job, answer, depth, float(pace), heads.get(job.session_id))
         if not self._replicas.are_there:
             return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
         return receipts
@@ -174,7 +178,7 @@ class Door:
             arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, keyed]
             for index in indexes:
                 knock = knocks[index]
-                arguments += (knock.job_id, knock.session_id, knock.record, knock.command)
+                arguments += (knock.job.id, knock.job.session_id, knock.record, knock.command)
             pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
         if self._replicas.wanted:
             self._replicas.ask(pipeline)
@@ -197,10 +201,22 @@ def _is_promise(receipt: Receipt | Exception) -> bool:
     return isinstance(receipt, Receipt) and receipt.job.outcome is None
 
 
-def _receipt(answer: Sequence[bytes], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
-    tag, text = answer
-    if tag in (b"A", b"K"):
-        return Receipt(decode_job(text), tag == b"K", depth, pace, head)
+def _receipt(job: Job, answer: Sequence[Any], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
+    first, second = answer
+    if isinstance(first, int):
+        return Receipt(_accepted(job, first, second), False, depth, pace, head)
+    return _other_receipt(job.id, first, second, depth, pace, head)
+
+
+def _accepted(job: Job, seq: int, accepted_at: int) -> Job:
+    return Job(job.format, job.id, job.kind, job.session_id, job.client, job.body_hash, seq, accepted_at)
+
+
+def _other_receipt(
+    job_id: str, tag: bytes, text: bytes, depth: int, pace: float, head: SessionHead | None
+) -> Receipt | Exception:
+    if tag == b"K":
+        return Receipt(decode_job(text, job_id), True, depth, pace, head)
     if tag == b"L":
         return MaybeForgotten()
     if tag == b"F":

@@ -1,18 +1,35 @@
 """What lies in Redis, as bytes: a command in its mailbox entry, and a job in its record.
 
-Each carries a format, so that releases can live side by side; what cannot be read is told as such, never raised.
+Memory is what a backlog takes, so both are msgpack and say nothing twice: a record's id is in its key, a session's number in
+none of its job's reservations, an address that is its own key only once. Each carries a format; those of the release before
+are read as well, and what cannot be read in a mailbox is told as such, never raised.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from core.model import ARGUMENTS_OF, SEATS_MAX, Arguments, Command, GroupArguments, Job
+from core.model import (
+    ARGUMENTS_OF,
+    JOB_FORMAT,
+    RESERVE,
+    SEATS_MAX,
+    Arguments,
+    Command,
+    GroupArguments,
+    Job,
+    JobReservation,
+    ReserveArguments,
+)
 
-ENTRY_FORMAT = 1
+ENTRY_FORMAT = 2
+ENTRY_FORMAT_OF_MAPS = 1  # ids and fingerprints as text, arguments by name
+FINGERPRINT_DIGITS = 16
 LARGEST = 2**63 - 1
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 
@@ -23,10 +40,19 @@ class Posted(msgspec.Struct, frozen=True, gc=False, array_like=True):
     format: int
     kind: str
     session_id: int
-    job_id: str
+    job_id: Any  # its bytes; text in the format of before
     client: str
-    body_hash: str
+    body_hash: Any  # its bytes, or else text
     arguments: msgspec.Raw
+
+
+class _Reserve(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """The arguments of nearly all commands. No `email_key`: it is the address itself."""
+
+    name: str
+    email: str
+    email_key: str | None
+    seats: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +74,44 @@ class Entry:
 
 def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerprint: str, arguments: Arguments) -> bytes:
     """The bytes of one mailbox entry."""
-    raw = msgspec.Raw(msgspec.msgpack.encode(arguments))
-    return msgspec.msgpack.encode(Posted(ENTRY_FORMAT, kind, session_id, job_id, client, fingerprint, raw))
+    shown: Any = arguments
+    if type(arguments) is ReserveArguments:
+        email, email_key = arguments.email, arguments.email_key
+        shown = (arguments.name, email, None if email_key == email else email_key, arguments.seats)
+    return _encode((ENTRY_FORMAT, kind, session_id, _packed_id(job_id), client, _packed_hash(fingerprint), shown))
 
 
+_encode = msgspec.msgpack.Encoder().encode
 _posted = msgspec.msgpack.Decoder(Posted)
+_reserve = msgspec.msgpack.Decoder(_Reserve)
 _arguments = {kind: msgspec.msgpack.Decoder(shape) for kind, shape in ARGUMENTS_OF.items()}
+
+
+def _packed_id(job_id: str) -> bytes:
+    return bytes.fromhex(job_id.replace("-", ""))
+
+
+def _job_id(packed: bytes) -> str:
+    h = packed.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def _packed_hash(fingerprint: str) -> bytes | str:
+    """In half the bytes, where it is what a fingerprint usually is."""
+    if len(fingerprint) == FINGERPRINT_DIGITS:
+        with suppress(ValueError):
+            packed = bytes.fromhex(fingerprint)
+            return packed if packed.hex() == fingerprint else fingerprint
+    return fingerprint
+
+
+def _text(packed: Any) -> str:
+    """The reverse of `_packed_hash`. Raises ValueError for what it never made."""
+    if isinstance(packed, bytes):
+        return packed.hex()
+    if isinstance(packed, str):
+        return packed
+    raise ValueError("a fingerprint is bytes or text")
 
 
 def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadable:
@@ -61,24 +119,34 @@ def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadab
     try:
         seq = int(fields[b"s"])
         posted = _posted.decode(fields[b"c"])
-        if posted.format != ENTRY_FORMAT:
+        if posted.format not in (ENTRY_FORMAT, ENTRY_FORMAT_OF_MAPS):
             raise ValueError(f"entry format {posted.format} is not known here")
-        arguments = _arguments[posted.kind].decode(posted.arguments)
+        arguments = _read_arguments(posted)
+        job_id = _job_id(posted.job_id) if isinstance(posted.job_id, bytes) else _text(posted.job_id)
+        body_hash = _text(posted.body_hash)
         accepted_at = int(stream_id.partition("-")[0])
-        _check_storable(seq, posted, arguments)
+        _check_storable(seq, posted, job_id, body_hash, arguments)
     except (KeyError, ValueError, msgspec.MsgspecError) as exc:
         return Unreadable(stream_id, f"{type(exc).__name__}: {exc}", repr(fields).encode())
-    command = Command(posted.job_id, posted.session_id, seq, posted.kind, arguments, posted.client, posted.body_hash, accepted_at)
+    command = Command(job_id, posted.session_id, seq, posted.kind, arguments, posted.client, body_hash, accepted_at)
     return Entry(stream_id, command)
 
 
-def _check_storable(seq: int, posted: Posted, arguments: Arguments) -> None:
+def _read_arguments(posted: Posted) -> Arguments:
+    if posted.kind == RESERVE and memoryview(posted.arguments)[0] == _FOUR:
+        found = _reserve.decode(posted.arguments)
+        return ReserveArguments(found.name, found.email, found.email if found.email_key is None else found.email_key, found.seats)
+    arguments: Arguments = _arguments[posted.kind].decode(posted.arguments)
+    return arguments
+
+
+def _check_storable(seq: int, posted: Posted, job_id: str, body_hash: str, arguments: Arguments) -> None:
     """What no table could hold would fail every batch it is in, even as a quarantined command. Raises ValueError."""
-    if not _JOB_ID.fullmatch(posted.job_id):
+    if not _JOB_ID.fullmatch(job_id):
         raise ValueError("its job id is none")
     if not (0 < seq <= LARGEST and 0 < posted.session_id <= LARGEST):
         raise ValueError("a number is out of range")
-    if not (posted.client.isprintable() and posted.body_hash.isprintable()):
+    if not (posted.client.isprintable() and body_hash.isprintable()):
         raise ValueError("client or fingerprint has a control character")
     people = arguments.people if isinstance(arguments, GroupArguments) else (arguments,)
     may_have_nul = b"\0" in bytes(posted.arguments)  # which a number's bytes may also have
@@ -89,14 +157,69 @@ def _check_storable(seq: int, posted: Posted, arguments: Arguments) -> None:
             raise ValueError("so many seats there cannot be")
 
 
+class Kept(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A job's record after its first byte; its id is in its key. `held`: id, status and seats of its reservation."""
+
+    format: int
+    kind: str
+    session_id: int
+    client: str
+    body_hash: Any
+    seq: int
+    accepted_at: int
+    outcome: str | None = None
+    applied_at: int | None = None
+    renumbered: bool = False
+    held: tuple[int, str, int] | None = None
+    party: tuple[tuple[int, str, int], ...] = ()
+
+
+_kept = msgspec.msgpack.Decoder(Kept)
+_old_job = msgspec.json.Decoder(Job)
+_FOUR = 0x94  # how an array of four begins
+_OLD = ord("[")  # how a record of the release before goes on: as JSON, with the job's id in it
+
+
 def encode_job(job: Job) -> bytes:
-    """A job as its Redis key holds it: 'q' (queued) or 'd' (done), then a JSON array."""
-    return (b"q" if job.outcome is None else b"d") + msgspec.json.encode(job)
+    """A job as its Redis key holds it: 'q' (queued) or 'd' (done), then a msgpack array (`Kept`)."""
+    fields = (JOB_FORMAT, job.kind, job.session_id, job.client, _packed_hash(job.body_hash), job.seq, job.accepted_at)
+    if job.outcome is None:
+        return b"q" + _encode(fields)
+    held = job.reservation
+    rest: tuple[Any, ...] = (job.outcome, job.applied_at)
+    if job.renumbered or held is not None or job.party:
+        rest += (job.renumbered, None if held is None else (held.id, held.status, held.seats))
+    if job.party:
+        rest += ([(one.id, one.status, one.seats) for one in job.party],)
+    return b"d" + _encode(fields + rest)
 
 
-_job = msgspec.json.Decoder(Job)
+def begin_job(job: Job) -> bytes:
+    """A queued job's record up to its seq; accept.lua puts both numbers behind it."""
+    fields = _encode((JOB_FORMAT, job.kind, job.session_id, job.client, _packed_hash(job.body_hash)))
+    return b"q" + bytes((fields[0] + 2,)) + fields[1:]
 
 
-def decode_job(record: bytes) -> Job:
-    """The reverse of `encode_job`, also for the record that the accept script completes."""
-    return _job.decode(memoryview(record)[1:])
+def decode_job(record: bytes, job_id: str) -> Job:
+    """The reverse of `encode_job`, for the key's own id; also for the record that the accept script completes."""
+    content = memoryview(record)[1:]
+    if content[0] == _OLD:
+        return _old_job.decode(content)
+    kept = _kept.decode(content)
+    session = kept.session_id
+    held = None if kept.held is None else JobReservation(kept.held[0], session, *kept.held[1:])
+    return Job(
+        kept.format,
+        job_id,
+        kept.kind,
+        session,
+        kept.client,
+        _text(kept.body_hash),
+        kept.seq,
+        kept.accepted_at,
+        kept.outcome,
+        kept.applied_at,
+        kept.renumbered,
+        held,
+        tuple([JobReservation(one[0], session, *one[1:]) for one in kept.party]) if kept.party else (),
+    )

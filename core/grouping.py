@@ -8,10 +8,48 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class _Share(Generic[Answer]):
+    """One answer of many that are waited for together; it takes the place of a future of its own."""
+
+    __slots__ = ("_all", "_index")
+
+    def __init__(self, all_: _All[Answer], index: int) -> None:
+        self._all = all_
+        self._index = index
+
+    def done(self) -> bool:
+        return self._all.future.done()
+
+    def set_result(self, answer: Answer | Exception) -> None:
+        self._all.put(self._index, answer)
+
+    set_exception = set_result
+
+    def cancel(self) -> None:
+        self._all.future.cancel()
+
+
+class _All(Generic[Answer]):
+    """The answers to many items, and the one future that has them when the last is there."""
+
+    __slots__ = ("_answers", "_left", "future")
+
+    def __init__(self, count: int) -> None:
+        self._answers: list[Any] = [None] * count
+        self._left = count
+        self.future: asyncio.Future[list[Answer | Exception]] = asyncio.get_running_loop().create_future()
+
+    def put(self, index: int, answer: Answer | Exception) -> None:
+        self._answers[index] = answer
+        self._left -= 1
+        if not self._left:
+            self.future.set_result(self._answers)
 
 
 class Grouped(Generic[Item, Answer]):
@@ -20,18 +58,34 @@ class Grouped(Generic[Item, Answer]):
     A result that is an exception is raised at its own item only; an exception of the call is raised at all of them.
     """
 
-    def __init__(self, call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]], limit: int) -> None:
+    def __init__(
+        self,
+        call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
+        limit: int,
+    ) -> None:
         self._call = call
         self._limit = limit
-        self._waiting: list[tuple[Item, asyncio.Future[Answer]]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Answer] | _Share[Answer]]] = []
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._begin()
+        return await future
+
+    async def all(self, items: Sequence[Item]) -> list[Answer | Exception]:
+        """Each item's answer or exception, with one future for all of them."""
+        if not items:
+            return []
+        together: _All[Answer] = _All(len(items))
+        self._waiting += [(item, _Share(together, index)) for index, item in enumerate(items)]
+        self._begin()
+        return await together.future
+
+    def _begin(self) -> None:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        return await future
 
     async def _run(self) -> None:
         try:

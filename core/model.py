@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import secrets
+import os
 import zlib
 from typing import Final
 
@@ -262,7 +262,7 @@ class JobReservation(Frozen):
 
 
 class Job(Frozen, array_like=True):
-    """A job as Redis keeps it: a short array, its shape told by `format`, so that releases can live side by side."""
+    """A job as it is asked for; `format` tells how Redis keeps it (core/entries.py), so that releases can live side by side."""
 
     format: int
     id: str
@@ -286,7 +286,7 @@ class Job(Frozen, array_like=True):
         return "failed" if self.outcome == QUARANTINED else "done"
 
 
-JOB_FORMAT: Final = 1
+JOB_FORMAT: Final = 2
 
 
 def partition_of_session(session_id: int, partitions: int) -> int:
@@ -301,13 +301,13 @@ def partition_of_job(job_id: str, partitions: int) -> int:
 
 def new_job_id(session_id: int) -> str:
     """A fresh job id: a version 8 UUID of the session's crc32 and 90 random bits."""
-    return _job_id(session_id, secrets.token_hex(12))
+    return _job_id(session_id, os.urandom(12).hex())
 
 
 def keyed_job_id(secret: bytes, client: str, session_id: int, kind: str, key: str) -> str:
     """The job id that an Idempotency-Key stands for: the same key names the same job, for ever."""
     message = "\0".join((client, str(session_id), kind, key)).encode()
-    return _job_id(session_id, hmac.new(secret, message, hashlib.sha256).hexdigest())
+    return _job_id(session_id, hmac.digest(secret, message, "sha256").hex())
 
 
 def batch_id(secret: bytes, client: str, key: str) -> str:

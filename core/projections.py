@@ -147,7 +147,8 @@ class Projections:
         for partition in lanes:
             pipeline.pttl(key(partition, "doubt"))
         found = await self._execute(pipeline)
-        jobs = [decode_job(record) if record else None for record in found[: len(job_ids)]]
+        records = zip(job_ids, found, strict=False)  # the doubts come after them
+        jobs = [decode_job(record, job_id) if record else None for job_id, record in records]
         doubts = dict(zip(lanes, found[len(job_ids) :], strict=True))
         return await self._believed(jobs, partitions, doubts) if max(doubts.values()) > 0 else jobs
 

@@ -74,7 +74,7 @@ class Scrub:
         for job in jobs:
             reading.get(self._job_key(job.id))
         for job, record in zip(jobs, self._run(reading.execute), strict=True):
-            if record is not None and decode_job(record).body_hash:
+            if record is not None and decode_job(record, job.id).body_hash:
                 writing.set(self._job_key(job.id), encode_job(job), ex=self._job_ttl_seconds, xx=True)
         self._run(writing.execute)
 

@@ -350,6 +350,9 @@ class DoorPort(Protocol):
     """See core.door.Door."""
 
     def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
+    def accept_all(
+        self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False
+    ) -> Awaitable[list[Receipt | Exception]]: ...
 
 
 class Submit:
@@ -397,7 +400,26 @@ class Submit:
                     keyed = False
                     continue
                 receipt = Receipt(job, True, 0, 0.0, None)
-            if receipt.known and receipt.job.body_hash not in (draft.body_hash, ""):  # none is kept of who was forgotten
-                raise IdempotencyKeyReused
-            return receipt
+            return _of_the_same_request(receipt, draft)
         raise Unavailable
+
+    async def all(self, asked: Sequence[tuple[Job, Arguments]]) -> list[Receipt]:
+        """The same for many commands together, whose ids follow from keys. If one is refused that is raised, and others may be
+        accepted."""
+        answers = await self._door.accept_all(asked, keyed=True)
+        receipts: list[Receipt] = []
+        for (draft, arguments), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, (UnknownSession, MaybeForgotten)):
+                receipts.append(await self(draft, arguments, keyed=True))
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                receipts.append(_of_the_same_request(answer, draft))
+        return receipts
+
+
+def _of_the_same_request(receipt: Receipt, draft: Job) -> Receipt:
+    """Raises IdempotencyKeyReused if the key names a job that asked for something else."""
+    if receipt.known and receipt.job.body_hash not in (draft.body_hash, ""):  # none is kept of who was forgotten
+        raise IdempotencyKeyReused
+    return receipt

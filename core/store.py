@@ -206,7 +206,7 @@ TIDIED = "UPDATE sessions SET untidy = false WHERE id = %s"
 INSERT_BATCH = """
 INSERT INTO batches (id, client, body_hash, atomic, job_ids) VALUES (%s, %s, %s, %s, %s::uuid[]) ON CONFLICT DO NOTHING"""
 
-BATCH_FINGERPRINT = "SELECT body_hash FROM batches WHERE id = %s"
+BATCH_AS_SENT = "SELECT body_hash, created_at FROM batches WHERE id = %s"
 
 INSERT_INCIDENTS = """
 INSERT INTO incidents (kind, partition, session_id, detail)
@@ -437,11 +437,14 @@ class Store:
                 connection.exec_driver_sql(TIDIED, (row[0],))
             return 1
 
-    def found_batch(self, batch_id: str, client: str, fingerprint: str, atomic: bool, job_ids: Sequence[str]) -> str:
-        """Write down a batch, unless it is there already. The fingerprint of the one that is there."""
+    def found_batch(
+        self, batch_id: str, client: str, fingerprint: str, atomic: bool, job_ids: Sequence[str]
+    ) -> tuple[str, datetime]:
+        """Write down a batch, unless it is there already. The fingerprint of the one that is there, and since when."""
         with translated(), self._connection() as connection, connection.begin():
             connection.exec_driver_sql(INSERT_BATCH, (batch_id, client, fingerprint, atomic, list(job_ids)))
-            return connection.exec_driver_sql(BATCH_FINGERPRINT, (batch_id,)).scalar_one()
+            fingerprint, created_at = connection.exec_driver_sql(BATCH_AS_SENT, (batch_id,)).one()
+            return fingerprint, created_at
 
     def record_incident(self, incident: Incident, partition: int) -> None:
         """Write down an incident that the API noticed."""

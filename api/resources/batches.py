@@ -16,7 +16,7 @@ from api.requests import batch_id, idempotency_key
 from api.resources.commands import RETRY_AFTER_SECONDS
 from api.schemas import BATCH_BYTES, BatchBody, batch_commands, job_answer, read_body, when
 from core import telemetry
-from core.batches import Wanted
+from core.batches import BatchReceipt, Wanted
 from core.bootstrap import ApiServices
 from core.errors import UnknownBatch
 from core.keys import MANAGE
@@ -30,10 +30,11 @@ class Batches:
     def __init__(self, services: ApiServices) -> None:
         self._services = services
 
-    async def answer(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, view: BatchView) -> None:
+    async def answer(
+        self, req: falcon.asgi.Request, resp: falcon.asgi.Response, view: BatchView | BatchReceipt, jobs: list[Job | None]
+    ) -> None:
         """Render a batch with its jobs as they are; wait for the last outcome first, if that is preferred."""
         services = self._services
-        jobs = await services.jobs(view.job_ids)
         with patience(services, req) as wait_seconds:
             if wait_seconds:
                 jobs = await self._waited(jobs, wait_seconds)
@@ -43,7 +44,8 @@ class Batches:
         if not done:
             resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
         resp.set_header("Vary", "Prefer, Accept-Language")
-        shown = [None if job is None else await self._shown(job, language(req)) for job in jobs]
+        spoken = language(req)
+        shown = [None if job is None else await self._shown(job, spoken) for job in jobs]
         body = {
             "id": view.id,
             "atomic": view.atomic,
@@ -54,7 +56,9 @@ class Batches:
         resp.data = msgspec.json.encode(body)
 
     async def _shown(self, job: Job, spoken: str) -> Any:
-        return job_answer(await self._services.as_it_counts(job), self._services.manage_token, spoken)
+        if job.outcome is not None:
+            job = await self._services.as_it_counts(job)
+        return job_answer(job, self._services.manage_token, spoken)
 
     async def _waited(self, jobs: list[Job | None], wait_seconds: int) -> list[Job | None]:
         until = time.monotonic() + wait_seconds
@@ -102,11 +106,11 @@ class BatchCollection(Batches):
         if not receipt.known:
             for one in wanted:
                 telemetry.ACCEPTED.add(one.kind)
-        view = await services.sent_batch(receipt.id)
+        services.found_batch(receipt.id)
         resp.set_header("Location", f"/api/batches/{receipt.id}")
         if receipt.known:
             resp.set_header("Idempotency-Replayed", "true")
-        await self.answer(req, resp, view)
+        await self.answer(req, resp, receipt, list(receipt.jobs))
         resp.status = 202 if resp.get_header("Preference-Applied") is None else 200
 
 
@@ -120,4 +124,4 @@ class BatchItem(Batches):
         if view is None or not req.context.caller.owns(view.client):
             raise UnknownBatch
         resp.set_header("Cache-Control", "no-store")
-        await self.answer(req, resp, view)
+        await self.answer(req, resp, view, await services.jobs(view.job_ids))

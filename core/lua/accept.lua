@@ -2,7 +2,7 @@
 --
 -- Every key of a partition carries its hash tag, so that all of them share one slot:
 --   aforo:{p}:mailbox     stream  s: seq, c: the command (msgpack)      an entry goes when it is applied and published
---   aforo:{p}:job:<id>    string  'q' or 'd' and a JSON array (model.Job)  while queued never expires; done: the job TTL
+--   aforo:{p}:job:<id>    string  'q' or 'd' and an array (core/entries.py)  while queued never expires; done: the job TTL
 --   aforo:{p}:s:<id>      hash    the session's head: q last queued seq, a last applied seq, v version, c capacity,
 --                                 r reserved, w waiting, l waitlist capacity,
 --                                 s state (open, closed, cancelled),
@@ -29,12 +29,13 @@
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds and
 -- what it was told of it last, a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the
 -- ledger knows), then for each: job id, session id, the job record up to its seq, the command.
--- Answers {depth, pace, rung (1: ring the doorbell), {{tag, text} ...}, {{session id, a, c, r, w, l, s} ...},
--- the process's total before, by how much it has grown}; tags:
--- A accepted (the record), K known already (the record), L look into the ledger first, F full, H head unknown,
--- E the server refused (why).
+-- Answers {depth, pace, rung (1: ring the doorbell), answers, {{session id, a, c, r, w, l, s} ...}, the process's total before, by how
+-- much it has grown}. An answer is {seq, accepted at} of a command that was accepted now, or {tag, text}: K known already (the
+-- record), L look into the ledger first, F full, H head unknown, E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
+local jobs = prefix .. 'job:'
+local sessions = prefix .. 's:'
 local limit = tonumber(ARGV[1])
 local depth = redis.call('XLEN', KEYS[1])
 local heads = {}
@@ -62,7 +63,7 @@ end
 local function head_of(session)
   local head = heads[session]
   if head == nil then
-    local found = redis.call('HMGET', prefix .. 's:' .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's', 'f')
+    local found = redis.call('HMGET', sessions .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's', 'f')
     head = found[1] and { q = tonumber(found[1]), accepted = 0, forgot = found[8] } or false
     heads[session] = head
     if head then
@@ -74,11 +75,11 @@ local function head_of(session)
 end
 
 local function is_keyed(number)
-  return string.sub(ARGV[6], number, number) == '1'
+  return string.byte(ARGV[6], number) == 49 -- '1'
 end
 
 local function accept(job, session, record, command)
-  local key = prefix .. 'job:' .. job
+  local key = jobs .. job
   local known = redis.call('GET', key)
   local head = head_of(session)
   if known and not is_doubted(key, known) then return { 'K', known } end
@@ -86,17 +87,16 @@ local function accept(job, session, record, command)
   if depth >= limit then return { 'F', '' } end
   if not head then return { 'H', '' } end
   local seq = head.q + 1
-  local text = string.format('%.0f', seq)
   -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
-  local id = redis.pcall('XADD', KEYS[1], '*', 's', text, 'c', command)
+  local id = redis.pcall('XADD', KEYS[1], '*', 's', string.format('%.0f', seq), 'c', command)
   if type(id) == 'table' then return { 'E', id['err'] } end
-  record = 'q' .. record .. text .. ',' .. string.match(id, '^%d+') .. ']'
-  redis.call('SET', key, record)
+  local at = tonumber(string.match(id, '^%d+'))
+  redis.call('SET', key, record .. cmsgpack.pack(seq, at))
   head.q = seq
   head.accepted = head.accepted + 1
   depth = depth + 1
   accepted = accepted + 1
-  return { 'A', record }
+  return { seq, at }
 end
 
 for i = 7, #ARGV, 4 do
@@ -104,14 +104,15 @@ for i = 7, #ARGV, 4 do
 end
 
 local rung = 0
-local total = prefix .. 'total:' .. ARGV[3]
-local before = tonumber(redis.call('GET', total) or '0')
+local total, bell = prefix .. 'total:' .. ARGV[3], prefix .. 'bell'
+local found = redis.call('MGET', total, prefix .. 'pace', bell)
+local before = tonumber(found[1] or '0')
 local grown = 0
 if accepted > 0 then
   for session, head in pairs(heads) do
     if head and head.accepted > 0 then
-      redis.call('HSET', prefix .. 's:' .. session, 'q', string.format('%.0f', head.q))
-      redis.call('PERSIST', prefix .. 's:' .. session)
+      redis.call('HSET', sessions .. session, 'q', string.format('%.0f', head.q))
+      redis.call('PERSIST', sessions .. session)
     end
   end
   -- Where it was told of more, data was lost: the total stays until a reply has reached it that says so.
@@ -119,6 +120,9 @@ if accepted > 0 then
     grown = accepted
     redis.call('SET', total, before + grown, 'EX', ARGV[4])
   end
-  if redis.call('SET', prefix .. 'bell', '1', 'NX', 'PX', ARGV[2]) then rung = 1 end
+  if not found[3] then
+    redis.call('SET', bell, '1', 'PX', ARGV[2])
+    rung = 1
+  end
 end
-return { depth, redis.call('GET', prefix .. 'pace') or '0', rung, answers, shown, before, grown }
+return { depth, found[2] or '0', rung, answers, shown, before, grown }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from itertools import pairwise
 from operator import sub
 
@@ -219,10 +219,13 @@ def test_old_batches_incidents_and_unreadable_entries_go_and_younger_ones_stay(d
 def batch(driver: Driver, wanted: list[Wanted], name: str) -> None:
     """Send a batch."""
 
-    async def write_down(*values: object) -> str:
+    async def write_down(*values: object) -> tuple[str, datetime]:
         return driver.worker.store.found_batch(*values)  # type: ignore[arg-type]
 
-    submit = SubmitBatch(driver.submit, write_down, driver._load_head, driver.worker.store.deployment(16))
+    async def known_sessions(ids: Sequence[int]) -> set[int]:
+        return {session_id for session_id in ids if await driver._load_head(session_id)}
+
+    submit = SubmitBatch(driver.submit, write_down, known_sessions, driver.worker.store.deployment(16))
     driver._loop.run_until_complete(submit(wanted, "open", name, False))
 
 

@@ -46,7 +46,7 @@ def test_garbage_among_commands_is_set_aside_and_the_commands_are_applied(driver
 
 # Well formed, but with a value that no table can hold: one each, in an entry that is otherwise right.
 UNSTORABLE: dict[str, Any] = {
-    "job_id": "00000000-and-no-uuid",
+    "job_id": "00000000-0000-0000-0000-000000000000",
     "seq": 10**30,
     "session_id": 2**63,
     "client": "o\0pen",

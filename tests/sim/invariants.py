@@ -112,7 +112,7 @@ class Observer:
     def job(self, job_id: str) -> Job | None:
         """A job as Redis has it."""
         record = self._world.redis.get(key(partition_of_job(job_id, self._world.partitions), f"job:{job_id}"))
-        return decode_job(record) if record else None
+        return decode_job(record, job_id) if record else None
 
 
 def check(run: Run) -> None:

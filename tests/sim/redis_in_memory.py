@@ -12,6 +12,8 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+import msgspec
+
 from core.mailbox import script
 
 At = Callable[[str], BaseException | None]
@@ -95,7 +97,7 @@ class MemoryRedis:
         """accept.lua"""
         limit, bell_ms, who, ttl, told, keyed, *knocks = arguments
         heads: dict[Any, Key] = {}
-        answers: list[tuple[bytes, bytes]] = []
+        answers: list[tuple[Any, Any]] = []
         accepted = set()
         for job, session, record, command in zip(*[iter(knocks)] * 4, strict=True):
             known, head = self.get(f"{prefix}job:{job}"), self.get(f"{prefix}s:{session}")
@@ -112,11 +114,11 @@ class MemoryRedis:
             else:
                 head["q"] += 1
                 entry = self._xadd(mailbox, head["q"], command)
-                text = b"q%b%d,%d]" % (record, head["q"], int(entry.partition("-")[0]))
-                self._set(f"{prefix}job:{job}", text)
+                numbers = (head["q"], int(entry.partition("-")[0]))
+                self._set(f"{prefix}job:{job}", record + b"".join(map(msgspec.msgpack.encode, numbers)))
                 self.expiries.pop(f"{prefix}s:{session}", None)
                 accepted.add(job)
-                answers.append((b"A", text))
+                answers.append(numbers)
         before = self.get(f"{prefix}total:{who}") or 0
         rung = bool(accepted) and self.get(f"{prefix}bell") is None
         grown = len(accepted) if before >= told else 0

@@ -113,7 +113,7 @@ class Side:
         if name.endswith("trial"):
             return {f: self.number(v) if f in ("until", "near", "name") else int(v) for f, v in value.items()}
         if ":job:" in name:
-            return value[:1], timeless(decode_job(value))
+            return value[:1], timeless(decode_job(value, name.rpartition(":")[2]))
         if ":s:" in name:
             return {field: str(count) if field != "f" else True for field, count in value.items()}  # f: a moment
         return name.endswith("born") or str(value)

@@ -45,7 +45,7 @@ REDIS_ROOMS = {
 ROOMS = {"sqlalchemy": SQL_ROOMS, "psycopg2": SQL_ROOMS, "alembic": set(), "redis": REDIS_ROOMS}
 MIGRATIONS = "core/migrations/"
 PURE = {
-    "core/model.py": {"base64", "hashlib", "hmac", "secrets", "zlib", "msgspec", "typing"},
+    "core/model.py": {"base64", "hashlib", "hmac", "os", "zlib", "msgspec", "typing"},
     "core/decide.py": {"msgspec", "dataclasses", "collections", "core"},
 }
 
