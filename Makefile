@@ -7,10 +7,10 @@ ARGS ?=
 LOCK_OPTIONS := --universal --python-version 3.11 --generate-hashes --upgrade --no-header --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help up test faults bench venv lint lock clean
+.PHONY: help up test faults bench screenshots venv lint lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 up: venv ## Start everything on this machine; Ctrl-C stops it, the data stays in .aforo
 	@exec .venv/bin/aforo up $(ARGS)
@@ -25,6 +25,9 @@ faults: venv ## Try every fault on a whole stack, under an hour (CASE=name, SEED
 bench: venv ## Measure against the usual designs, 10 minutes (QUICK=1: 90 seconds; GROWTH=1: as data grow, GROWTH_MAX=n)
 	@exec .venv/bin/python -m tests.bench $(if $(QUICK),--quick) $(if $(GROWTH),--growth) \
 	    $(addprefix --growth-max ,$(GROWTH_MAX)) $(ARGS)
+
+screenshots: venv ## Make the pictures in docs/ that README shows (needs Chromium)
+	@exec .venv/bin/python -m tests.browser.screenshots $(ARGS)
 
 lint: venv ## Check the style of the code
 	@exec .venv/bin/ruff check $(ARGS) .

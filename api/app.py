@@ -13,7 +13,7 @@ from api.access import Access
 from api.browsers import Cors
 from api.limits import Limit
 from api.middleware import Observe
-from api.resources import commands, console, docs, operations
+from api.resources import booking, commands, console, docs, operations
 from api.resources.batches import BatchCollection, BatchItem
 from api.resources.health import Alive, Metrics, Ready
 from api.resources.jobs import JobEvents, JobItem
@@ -54,7 +54,11 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     app.add_route("/readyz", Ready(services))
     app.add_route("/metrics", Metrics(services))
     for path, resource in (
-        *commands.routes(services), *operations.routes(services), *console.routes(services), *docs.routes()
+        *commands.routes(services),
+        *operations.routes(services),
+        *console.routes(services),
+        *booking.routes(services),
+        *docs.routes(),
     ):
         app.add_route(path, resource)
     return app

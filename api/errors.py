@@ -12,6 +12,7 @@ import falcon.asgi
 import msgspec
 
 from api import messages
+from api.pages import errors as pages
 from core import errors, telemetry
 from core.model import NOT_FOUND, Job
 
@@ -140,6 +141,14 @@ def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, deta
     resp.data = msgspec.json.encode({**body, **more})
 
 
+def _answer(req: Any, resp: Any, status: int, code: str, title: str, detail: str, language: str, **more: Any) -> None:
+    """Programs get a problem; who asked for a page gets one that says the same."""
+    if pages.is_page(req):
+        pages.show(req, resp, status, code, detail)
+    else:
+        problem(resp, status, code, title, detail, language, **more)
+
+
 def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A whole HTTP/1.1 answer, for what is refused before there is a request that the application could answer."""
     status, code, title = TABLE[kind]
@@ -181,7 +190,7 @@ async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.Aforo
     if status == 500:
         log.error("internal_error", exc_info=exc)
     spoken = messages.language(req)
-    problem(resp, status, code, title, messages.detail(exc, spoken), spoken, **more)
+    _answer(req, resp, status, code, title, messages.detail(exc, spoken), spoken, **more)
 
 
 async def on_http_error(req: Any, resp: falcon.asgi.Response, exc: falcon.HTTPError, _params: Any) -> None:
@@ -192,14 +201,14 @@ async def on_http_error(req: Any, resp: falcon.asgi.Response, exc: falcon.HTTPEr
     title = falcon.code_to_http_status(status).partition(" ")[2]
     spoken = messages.language(req)
     detail = messages.translated(exc.description or f"{title}.", spoken)
-    problem(resp, status, OF_STATUS.get(status, "bad_request"), title, detail, spoken)
+    _answer(req, resp, status, OF_STATUS.get(status, "bad_request"), title, detail, spoken)
 
 
 async def on_exception(req: Any, resp: falcon.asgi.Response, exc: Exception, _params: Any) -> None:
     """A bug of ours: logged whole, told to nobody."""
     log.error("unhandled_exception", exc_info=exc)
     spoken = messages.language(req)
-    problem(resp, 500, "internal_error", "Internal error", messages.translated(messages.BROKEN, spoken), spoken)
+    _answer(req, resp, 500, "internal_error", "Internal error", messages.translated(messages.BROKEN, spoken), spoken)
 
 
 def install(app: falcon.asgi.App) -> None:

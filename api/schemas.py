@@ -77,6 +77,7 @@ class SessionBody(msgspec.Struct, forbid_unknown_fields=True):
     capacity: int
     description: str = ""
     location: str = ""
+    public: bool = False
     waitlist_capacity: int = 0
     waitlist_policy: Policy = STRICT
     max_seats_per_reservation: int = SEATS_MAX
@@ -90,6 +91,7 @@ class SessionPatch(msgspec.Struct, forbid_unknown_fields=True):
     title: str | msgspec.UnsetType = msgspec.UNSET
     description: str | msgspec.UnsetType = msgspec.UNSET
     location: str | msgspec.UnsetType = msgspec.UNSET
+    public: bool | msgspec.UnsetType = msgspec.UNSET
     capacity: int | msgspec.UnsetType = msgspec.UNSET
     waitlist_capacity: int | msgspec.UnsetType = msgspec.UNSET
     waitlist_policy: Policy | msgspec.UnsetType = msgspec.UNSET
@@ -400,6 +402,7 @@ def session_answer(view: SessionView, head: Head | None) -> dict[str, Any]:
         "title": view.title,
         "description": view.description,
         "location": view.location,
+        "public": view.public,
         "start_time": when(view.start_time),
         "end_time": when(view.end_time),
         "capacity": now.capacity,

@@ -36,6 +36,7 @@ from core.model import (
     CancelArguments,
     Job,
     manage_token,
+    page_token,
     partition_of_session,
 )
 from core.numbering import Incident
@@ -194,6 +195,7 @@ class ApiServices:
         write_down = partial(self.written, self.store.found_batch)
         self.submit_batch = SubmitBatch(self.submit, write_down, self.known_sessions, secret)
         self.manage_token = partial(manage_token, secret)
+        self.page_token = partial(page_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)
         self._positions: Grouped[int, int | None] = Grouped(self._read_positions, LOOK_UP_LIMIT)
         jobs: Feed[str, JobNow] = Feed(self.job_now, prefix_of_job, by_id=True)

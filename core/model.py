@@ -346,6 +346,12 @@ def manage_token(secret: bytes, reservation_id: int) -> str:
     return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
 
 
+def page_token(secret: bytes, purpose: str, text: str) -> str:
+    """What shows that a page of ours gave something out, for this purpose: 128 bits that follow from it and the secret."""
+    digest = hmac.new(secret, f"page\0{purpose}\0{text}".encode(), hashlib.sha256).digest()
+    return base64.urlsafe_b64encode(digest[:16]).decode().rstrip("=")
+
+
 def holder(reservation_id: int) -> str:
     """The client that whoever has a reservation's manage token counts as."""
     return f"holder:{reservation_id}"

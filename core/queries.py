@@ -52,6 +52,7 @@ class SessionView(Frozen):
     version: int
     last_seq: int
     created_at: datetime
+    public: bool
 
     @property
     def available_slots(self) -> int:

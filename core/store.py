@@ -218,9 +218,9 @@ SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT
 
 INSERT_SESSION = """
 INSERT INTO sessions (title, description, location, start_time, end_time, capacity, waitlist_capacity, waitlist_policy,
-  max_seats_per_reservation, opens_at, closes_at)
+  max_seats_per_reservation, opens_at, closes_at, public)
 VALUES (%(title)s, %(description)s, %(location)s, %(start_time)s, %(end_time)s, %(capacity)s, %(waitlist_capacity)s,
-  %(waitlist_policy)s, %(max_seats_per_reservation)s, %(opens_at)s, %(closes_at)s)
+  %(waitlist_policy)s, %(max_seats_per_reservation)s, %(opens_at)s, %(closes_at)s, %(public)s)
 RETURNING id"""
 
 INSERT_CREATION = """
@@ -410,7 +410,7 @@ class Store:
             yield Batch(connection, partition, now) if locked else None
 
     def create_session(self, values: dict[str, Any], client: str) -> int:
-        """Insert a session with its seq 0 ledger row. Its id. `values`: title, description, location, and all settings."""
+        """Insert a session with its seq 0 ledger row. Its id. `values`: what describes it, and all settings."""
         settings = {name: _epoch_ms(values[name]) for name in SETTINGS if values.get(name) is not None}
         values = {**UNLIMITED, **values}
         with translated(), self._connection() as connection, connection.begin():
@@ -421,7 +421,7 @@ class Store:
             return session_id
 
     def update_session(self, session_id: int, values: dict[str, Any]) -> bool:
-        """Change what only describes a session: title, description, location. Whether it exists."""
+        """Change what only describes a session: title, description, location, public. Whether it exists."""
         columns = ", ".join(f"{name} = %({name})s" for name in sorted(values))
         statement = f"UPDATE sessions SET {columns}, version = version + 1 WHERE id = %(id)s AND NOT pruning"  # noqa: S608  names
         with translated(), self._connection() as connection, connection.begin():

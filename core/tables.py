@@ -47,6 +47,7 @@ sessions = Table(
     Column("title", Text, nullable=False),
     Column("description", Text, nullable=False, server_default=""),
     Column("location", Text, nullable=False, server_default=""),
+    Column("public", Boolean, nullable=False, server_default="false"),  # has a page where anybody may reserve
     _time("start_time"),
     _time("end_time"),
     Column("capacity", Integer, nullable=False),

@@ -116,6 +116,7 @@ def create_session(
         Policy, typer.Option(help="Whether the first waits until it fits, or the first that fits goes.")
     ] = Policy.strict,
     max_seats: Annotated[int, typer.Option(help="Most seats in one reservation.")] = 20,
+    public: Annotated[bool, typer.Option("--public", help="Give it a page where anybody may reserve.")] = False,
     api: Api = None,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
@@ -130,6 +131,7 @@ def create_session(
         "waitlist_capacity": waitlist,
         "waitlist_policy": policy.value,
         "max_seats_per_reservation": max_seats,
+        "public": public,
     }
     made = _good(client_of(api, data_dir).post("/api/sessions/", body))
     out.print(f"Session {made['id']}: {made['title']}, {made['capacity']} places.", markup=False)

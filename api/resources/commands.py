@@ -99,9 +99,10 @@ class Commands:
         job = key and services.submit.job_id(kind, wanted, client or req.context.caller.client, key)
         return bool(job) and await services.job(job) is not None
 
-    async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments) -> Receipt:
+    async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments, keyed: bool | None = None) -> Receipt:
+        keyed = req.get_header("Idempotency-Key") is not None if keyed is None else keyed
         try:
-            receipt = await self._services.submit(draft, arguments, keyed=req.get_header("Idempotency-Key") is not None)
+            receipt = await self._services.submit(draft, arguments, keyed=keyed)
         except AforoError as exc:
             code = "queue_full" if isinstance(exc, QueueFull) else type(exc).__name__
             telemetry.REFUSED_AT_DOOR.labels(code).inc()

@@ -27,6 +27,8 @@ DOCS = {
 }
 SHARED = {
     "aforo.css": (STATIC, "text/css; charset=utf-8"),
+    "aforo.svg": (STATIC, "image/svg+xml"),
+    "booking.js": (STATIC, "text/javascript; charset=utf-8"),
 }
 
 

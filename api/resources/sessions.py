@@ -45,7 +45,7 @@ from core.queries import INLINE_RESERVATIONS
 Result = TypeVar("Result")
 
 LARGEST_PAGE = 1_000_000
-DESCRIPTIONS = ("title", "description", "location")
+DESCRIPTIONS = ("title", "description", "location", "public")
 
 
 class Sessions(Commands):

@@ -11,6 +11,7 @@ import pytest
 
 from api import errors, messages
 from api.messages import catalog, preferred, sentence, translated
+from api.pages.words import WORDS
 from core import errors as core_errors
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,7 @@ def _is_text_constant(node: ast.stmt) -> bool:
 
 def every_message() -> set[str]:
     """Every text that can become the detail of an answer."""
-    found = set(messages.OUTCOMES.values()) | {messages.REFUSED, messages.BROKEN, messages.NO_FILE}
+    found = set(messages.OUTCOMES.values()) | set(WORDS.values()) | {messages.REFUSED, messages.BROKEN, messages.NO_FILE}
     found |= {
         inspect.cleandoc(kind.__doc__ or "")
         for module in (core_errors, errors)
