@@ -412,7 +412,7 @@ class Store:
     def create_session(self, values: dict[str, Any], client: str) -> int:
         """Insert a session with its seq 0 ledger row. Its id. `values`: what describes it, and all settings."""
         settings = {name: _epoch_ms(values[name]) for name in SETTINGS if values.get(name) is not None}
-        values = {**UNLIMITED, **values}
+        values = {"public": False, **UNLIMITED, **values}
         with translated(), self._connection() as connection, connection.begin():
             session_id = connection.exec_driver_sql(INSERT_SESSION, values).scalar_one()
             arguments = msgspec.json.encode(settings).decode()
