@@ -11,6 +11,7 @@ import falcon.asgi
 from api import errors
 from api.access import Access
 from api.browsers import Cors
+from api.gate import Gate
 from api.limits import Limit
 from api.middleware import Observe
 from api.resources import booking, commands, console, docs, operations
@@ -64,13 +65,14 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     return app
 
 
-def create_app_from_environment() -> falcon.asgi.App:
+def create_app_from_environment() -> Gate:
     """What a server process runs. Waits a while for Postgres; raises core.errors when the environment cannot be used."""
     settings = prepare("api")
     deadline = time.monotonic() + BOOT_SECONDS
     while True:
         try:
-            return create_app(ApiServices(settings))
+            services = ApiServices(settings)
+            return Gate(create_app(services), services.door)
         except Unavailable as exc:
             if time.monotonic() > deadline:
                 raise

@@ -151,11 +151,9 @@ def _answer(req: Any, resp: Any, status: int, code: str, title: str, detail: str
 
 def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """A whole HTTP/1.1 answer, for what is refused before there is a request that the application could answer."""
-    status, code, title = TABLE[kind]
+    status = TABLE[kind][0]
     exc, spoken = kind(), messages.preferred(accept_language)
-    detail = messages.detail(exc, spoken)
-    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, "request_id": None}
-    content = msgspec.json.encode(body)
+    content = told(exc, spoken, None)
     lines = [b"%s: %s" % pair for pair in headers]
     lines += [b"content-type: " + PROBLEM.encode(), b"content-language: " + spoken.encode()]
     lines += [b"vary: accept-language", b"cache-control: no-store"]
@@ -164,6 +162,13 @@ def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: 
     lines += [b"content-length: %d" % len(content), b"connection: close"]
     first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
     return b"\r\n".join([first, *lines, b"", content])
+
+
+def told(exc: errors.AforoError, language: str, request_id: str | None) -> bytes:
+    """The body of an answer that the application has no part in."""
+    status, code, title = TABLE[type(exc)]
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": messages.detail(exc, language)}
+    return msgspec.json.encode({**body, "request_id": request_id})
 
 
 def refusal(req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:

@@ -65,6 +65,7 @@ API_THREADS = 4  # that read, and as many connections to Postgres, for each API 
 API_WRITING_THREADS = 2  # and as many more: a commit that waits for a standby keeps nobody from reading
 WRITE_SECONDS = 10.0
 OVERVIEW_SECONDS = 1.0
+FULL_BATCHES = 4  # wait before the door slows down: that more wait makes no batch cheaper
 WORKER_CONNECTIONS = 1
 OWNER_CONNECTIONS = 2
 OPERATOR = "operator"  # who asked, in the ledger, when it was nobody's client
@@ -183,7 +184,8 @@ class ApiServices:
         self.signins = SignIns(self.redis, secret, self.keyring.holder)
         self.projections = Projections(self.redis, loaded.partitions, loaded.job_ttl_seconds)
         told = (self.doorbell.ring, self._redis_went_back)
-        door = Door(door_client, loaded.partitions, loaded.max_queued, *told, loaded.redis_replicas)
+        enough = FULL_BATCHES * loaded.batch_size
+        self.door = door = Door(door_client, loaded.partitions, loaded.max_queued, *told, loaded.redis_replicas, enough)
         self._ledger: Grouped[str, Job | None] = Grouped(self._recalled, LOOK_UP_LIMIT)
         self._batches: Grouped[str, BatchView | None] = Grouped(self._read_batches, LOOK_UP_LIMIT)
         self.load_head: Grouped[int, bool] = Grouped(self._load_heads, LOOK_UP_LIMIT)

@@ -22,8 +22,11 @@ from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped
 from core.mailbox import BELL_MS, SessionHead, key, script, session_head
 from core.model import JOB_FORMAT, Arguments, Job, partition_of_job
+from core.pressure import GROUP as GROUP_UNDER_PRESSURE
+from core.pressure import Pressure
 from core.replicas import Replicas
 
+ENOUGH = 4000  # commands that may wait before the door slows down
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
 TOTAL_SECONDS = 86_400
 TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
@@ -72,10 +75,11 @@ class Door:
         ring: Callable[[int], None],
         went_back: Callable[[int, int, int], None],
         replicas: int = 0,
+        enough: int = ENOUGH,
     ) -> None:
-        """`replicas`: so many must have a command on disk before it counts as accepted. Called without waiting: `ring(partition)`
-        when a partition's workers have to be woken, and `went_back(partition, accepted, found)` when Redis counts fewer commands
-        accepted from this process than it did before."""
+        """`replicas`: so many must have a command on disk before it counts as accepted. `enough`: may wait before the door slows
+        down. Called without waiting: `ring(partition)` when a partition's workers have to be woken, and `went_back(partition,
+        accepted, found)` when Redis counts fewer commands accepted from this process than it did before."""
         self._client = client
         self._replicas = Replicas(replicas)
         self._partitions = partitions
@@ -86,7 +90,14 @@ class Door:
         self._totals = [_Total()] * partitions
         self._source = script("accept")
         self._sha: str | None = None
-        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT)
+        self._pressure = Pressure(partitions, enough, GROUP_LIMIT)
+        pause = self._pressure.pause_seconds
+        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT, pause, GROUP_UNDER_PRESSURE)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether who comes now is refused, whatever they want."""
+        return self._pressure.is_crowd(len(self._grouped))
 
     async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
         """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
@@ -94,10 +105,14 @@ class Door:
         Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
         and so perhaps a repeat, MaybeForgotten.
         """
+        if self.is_crowded:
+            raise QueueFull
         return await self._grouped(self._knock(job, arguments, keyed))
 
     async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
         """Accept many commands, each with its own answer: its receipt, or what `accept` would raise."""
+        if self.is_crowded:
+            raise QueueFull
         knocks = [self._knock(job, arguments, keyed) for job, arguments in asked]
         return await self._grouped.all(knocks)
 
@@ -111,12 +126,15 @@ class Door:
         groups: dict[int, list[int]] = defaultdict(list)
         for index, knock in enumerate(knocks):
             groups[knock.partition].append(index)
+        started = time.monotonic()
         replies = await self._call_twice_at_most(groups, knocks)
+        self._pressure.took(time.monotonic() - started)
         receipts: list[Receipt | Exception] = [Unavailable()] * len(knocks)
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
                 continue
             depth, pace, rung, answers, found, before, grown = reply
+            self._pressure.note(partition, depth, pace)
             if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
                 self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
             heads = {int(session): session_head(fields) for session, *fields in found}

@@ -62,9 +62,14 @@ class Grouped(Generic[Item, Answer]):
         self,
         call: Callable[[Sequence[Item]], Awaitable[Sequence[Answer | Exception]]],
         limit: int,
+        pause_seconds: Callable[[], float] = lambda: 0.0,
+        limit_after_pause: int = 1,
     ) -> None:
+        """`pause_seconds()`: how long the next group is waited with; it has `limit_after_pause` items at most then."""
         self._call = call
         self._limit = limit
+        self._pause_seconds = pause_seconds
+        self._limit_after_pause = limit_after_pause
         self._waiting: list[tuple[Item, asyncio.Future[Answer] | _Share[Answer]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -83,6 +88,10 @@ class Grouped(Generic[Item, Answer]):
         self._begin()
         return await together.future
 
+    def __len__(self) -> int:
+        """How many wait for the next groups."""
+        return len(self._waiting)
+
     def _begin(self) -> None:
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -90,7 +99,11 @@ class Grouped(Generic[Item, Answer]):
     async def _run(self) -> None:
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[: self._limit], self._waiting[self._limit :]
+                limit = self._limit
+                if pause := self._pause_seconds():
+                    limit = self._limit_after_pause
+                    await asyncio.sleep(pause)
+                group, self._waiting = self._waiting[:limit], self._waiting[limit:]
                 try:
                     answers = await self._call([item for item, _ in group])
                 except Exception as exc:

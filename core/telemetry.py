@@ -68,7 +68,7 @@ class Tally:
 
 REQUESTS = Tally(Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"]))
 ACCEPTED = Tally(Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"]))
-REFUSED_AT_DOOR = Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"])
+REFUSED_AT_DOOR = Tally(Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"]))
 RATE_LIMITED = Counter("aforo_rate_limited_total", "Requests refused because their key or address had sent too many.")
 WAITS_NOT_HONOURED = Counter("aforo_waits_not_honoured_total", "Requests answered at once: their caller had too many waiting.")
 CONNECTIONS_ENDED = Counter("aforo_connections_ended_total", "Connections ended by a limit, by which.", ["why"])
@@ -157,7 +157,7 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> list[int]:
 def flush_tallies() -> None:
     """Hand on what this process has added up."""
     global _accept_seconds
-    for tally in (REQUESTS, ACCEPTED):
+    for tally in (REQUESTS, ACCEPTED, REFUSED_AT_DOOR):
         tally.flush()
     values, _accept_seconds = _accept_seconds, []
     observe_all(ACCEPT_SECONDS, values)

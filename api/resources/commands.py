@@ -105,7 +105,7 @@ class Commands:
             receipt = await self._services.submit(draft, arguments, keyed=keyed)
         except AforoError as exc:
             code = "queue_full" if isinstance(exc, QueueFull) else type(exc).__name__
-            telemetry.REFUSED_AT_DOOR.labels(code).inc()
+            telemetry.REFUSED_AT_DOOR.add(code)
             raise
         telemetry.accepted_within(time.monotonic() - req.context.started)
         if not receipt.known:
