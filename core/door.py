@@ -50,6 +50,21 @@ class _Knock(NamedTuple):
     record: bytes
     command: bytes
     keyed: bool
+    is_shown: bool  # whether its receipt is to tell of its session
+
+
+class _Heads:
+    """The heads that a call answered, each read when it is asked for."""
+
+    def __init__(self, found: Sequence[Sequence[bytes | None]]) -> None:
+        self._found = {session: fields for session, *fields in found}
+        self._read: dict[int, SessionHead] = {}
+
+    def of(self, session_id: int) -> SessionHead | None:
+        head = self._read.get(session_id)
+        if head is None and (fields := self._found.get(b"%d" % session_id)) is not None:
+            head = self._read[session_id] = session_head(fields)
+        return head
 
 
 class MaybeForgotten(Exception):
@@ -107,18 +122,18 @@ class Door:
         """
         if self.is_crowded:
             raise QueueFull
-        return await self._grouped(self._knock(job, arguments, keyed))
+        return await self._grouped(self._knock(job, arguments, keyed, True))
 
     async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
-        """Accept many commands, each with its own answer: its receipt, or what `accept` would raise."""
+        """Accept many commands, each with its own answer: its receipt, without the session's head, or what `accept` raises."""
         if self.is_crowded:
             raise QueueFull
-        knocks = [self._knock(job, arguments, keyed) for job, arguments in asked]
+        knocks = [self._knock(job, arguments, keyed, False) for job, arguments in asked]
         return await self._grouped.all(knocks)
 
-    def _knock(self, job: Job, arguments: Arguments, keyed: bool) -> _Knock:
+    def _knock(self, job: Job, arguments: Arguments, keyed: bool, is_shown: bool) -> _Knock:
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
-        return _Knock(partition_of_job(job.id, self._partitions), job, begin_job(job), command, keyed)
+        return _Knock(partition_of_job(job.id, self._partitions), job, begin_job(job), command, keyed, is_shown)
 
     async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
         if not self._replicas.are_there and not await self._are_replicas_back():
@@ -137,13 +152,14 @@ class Door:
             self._pressure.note(partition, depth, pace)
             if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
                 self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
-            heads = {int(session): session_head(fields) for session, *fields in found}
+            heads = _Heads(found)
             if rung:
                 reach("accepted")
                 self._ring(partition)
             for index, answer in zip(indexes, answers, strict=True):
                 job = knocks[index].job
-                receipts[index] = _receipt(job, answer, depth, float(pace), heads.get(job.session_id))
+                head = heads.of(job.session_id) if knocks[index].is_shown else None
+                receipts[index] = _receipt(job, answer, depth, float(pace), head)
         if not self._replicas.are_there:
             return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
         return receipts

@@ -8,7 +8,6 @@ are read as well, and what cannot be read in a mailbox is told as such, never ra
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,11 +97,13 @@ def _job_id(packed: bytes) -> str:
 
 def _packed_hash(fingerprint: str) -> bytes | str:
     """In half the bytes, where it is what a fingerprint usually is."""
-    if len(fingerprint) == FINGERPRINT_DIGITS:
-        with suppress(ValueError):
-            packed = bytes.fromhex(fingerprint)
-            return packed if packed.hex() == fingerprint else fingerprint
-    return fingerprint
+    if len(fingerprint) != FINGERPRINT_DIGITS:
+        return fingerprint
+    try:
+        packed = bytes.fromhex(fingerprint)
+    except ValueError:
+        return fingerprint
+    return packed if packed.hex() == fingerprint else fingerprint
 
 
 def _text(packed: Any) -> str:
