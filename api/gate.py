@@ -18,7 +18,7 @@ from core import telemetry
 from core.door import Door
 from core.errors import QueueFull
 
-TAKING_IN: Final = re.compile(r"/api/(?:sessions/[0-9]+/(?:reserve|cancel)|batches)/?", re.ASCII)
+TAKING_IN: Final = re.compile(r"/api/sessions/[0-9]+/(?:reserve|cancel)/?", re.ASCII)
 CLIENTS_OWN: Final = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 STATUS: Final = 503
 

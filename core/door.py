@@ -27,6 +27,7 @@ from core.pressure import Pressure
 from core.replicas import Replicas
 
 ENOUGH = 4000  # commands that may wait before the door slows down
+TOGETHER_MAX = 20_000  # commands of batches that wait in this process
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
 TOTAL_SECONDS = 86_400
 TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
@@ -111,7 +112,7 @@ class Door:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether who comes now is refused, whatever they want."""
+        """Whether who comes alone now is refused, whatever they want. A batch takes its time anyway."""
         return self._pressure.is_crowd(len(self._grouped))
 
     async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
@@ -126,7 +127,7 @@ class Door:
 
     async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
         """Accept many commands, each with its own answer: its receipt, without the session's head, or what `accept` raises."""
-        if self.is_crowded:
+        if self._grouped.together >= TOGETHER_MAX:
             raise QueueFull
         knocks = [self._knock(job, arguments, keyed, False) for job, arguments in asked]
         return await self._grouped.all(knocks)

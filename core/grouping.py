@@ -68,6 +68,7 @@ class Grouped(Generic[Item, Answer]):
         """`pause_seconds()`: how long the next group is waited with; it has `limit_after_pause` items at most then."""
         self._call = call
         self._limit = limit
+        self._alone = 0
         self._pause_seconds = pause_seconds
         self._limit_after_pause = limit_after_pause
         self._waiting: list[tuple[Item, asyncio.Future[Answer] | _Share[Answer]]] = []
@@ -76,6 +77,7 @@ class Grouped(Generic[Item, Answer]):
     async def __call__(self, item: Item) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
+        self._alone += 1
         self._begin()
         return await future
 
@@ -89,8 +91,13 @@ class Grouped(Generic[Item, Answer]):
         return await together.future
 
     def __len__(self) -> int:
-        """How many wait for the next groups."""
-        return len(self._waiting)
+        """How many that came alone wait for the next groups."""
+        return self._alone
+
+    @property
+    def together(self) -> int:
+        """How many wait that came with others."""
+        return len(self._waiting) - self._alone
 
     def _begin(self) -> None:
         if self._running is None:
@@ -104,6 +111,7 @@ class Grouped(Generic[Item, Answer]):
                     limit = self._limit_after_pause
                     await asyncio.sleep(pause)
                 group, self._waiting = self._waiting[:limit], self._waiting[limit:]
+                self._alone -= sum([type(waiter) is not _Share for _, waiter in group])
                 try:
                     answers = await self._call([item for item, _ in group])
                 except Exception as exc:
@@ -119,4 +127,4 @@ class Grouped(Generic[Item, Answer]):
             self._running = None
             for _, future in self._waiting:
                 future.cancel()
-            self._waiting = []
+            self._waiting, self._alone = [], 0

@@ -109,3 +109,39 @@ def test_every_item_gets_its_own_answer(count: int) -> None:
         assert max(map(len, calls.groups)) <= 64
 
     run(test())
+
+
+def test_many_items_have_their_answers_together_and_each_its_own() -> None:
+    async def test() -> None:
+        grouped: Grouped[int, int] = Grouped(Calls(), 2)
+        first, bad, *rest = await grouped.all([1, -2, 3, 4, 5])
+        assert (first, rest, type(bad)) == (10, [30, 40, 50], ValueError)
+        assert await grouped.all([]) == []
+
+    run(test())
+
+
+def test_who_came_alone_and_who_came_with_others_are_counted_apart() -> None:
+    async def test() -> None:
+        calls = Calls()
+        calls.gate.clear()
+        grouped: Grouped[int, int] = Grouped(calls, 2)
+        alone = [asyncio.ensure_future(grouped(n)) for n in range(3)]
+        many = asyncio.ensure_future(grouped.all([7, 8, 9]))
+        await asyncio.sleep(0.01)  # the first group is under way
+        assert (len(grouped), grouped.together) == (1, 3)
+        calls.gate.set()
+        await asyncio.gather(*alone, many)
+        assert (len(grouped), grouped.together) == (0, 0)
+
+    run(test())
+
+
+def test_a_group_that_is_waited_with_grows_only_to_its_own_limit() -> None:
+    async def test() -> None:
+        calls = Calls()
+        grouped: Grouped[int, int] = Grouped(calls, 10, lambda: 0.001, 2)
+        await asyncio.gather(*(grouped(n) for n in range(5)))
+        assert calls.groups == [[0, 1], [2, 3], [4]]
+
+    run(test())
