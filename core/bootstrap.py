@@ -27,6 +27,7 @@ from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
 from core.limits import Limiter, Turnstile
+from core.lookout import Lookout
 from core.mailbox import Mailbox, connect, connect_async
 from core.model import (
     CANCEL,
@@ -46,6 +47,7 @@ from core.prune import Prune
 from core.pulse import Pulse
 from core.queries import BatchView, Queries, SessionView
 from core.recheck import Recheck
+from core.rounds import Rounds
 from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
@@ -87,6 +89,7 @@ class WorkerServices:
     settings: Settings
     mailbox: Mailbox
     drain: Drain
+    rounds: Rounds
     store: Store
     doorbell: Doorbell
     recheck: Recheck
@@ -105,8 +108,9 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     mailbox = Mailbox(client, loaded.job_ttl_seconds)
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
+    rounds = Rounds(drain, Lookout(client), loaded.partitions, doorbell.ring)
     recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
-    return WorkerServices(loaded, mailbox, drain, store, doorbell, recheck)
+    return WorkerServices(loaded, mailbox, drain, rounds, store, doorbell, recheck)
 
 
 def pulse(loaded: Settings, kind: str) -> Pulse:

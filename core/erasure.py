@@ -21,7 +21,8 @@ from core.crashpoints import reach
 from core.errors import NotOwner, StillSeen
 from core.model import FORGOTTEN, Job, forgotten_key
 from core.pgerrors import translated
-from core.store import JOBS_BY_ID, LOCK_NAMESPACE, NO_LIMIT, job_of
+from core.store import NO_LIMIT
+from core.transaction import JOBS_BY_ID, LOCK_NAMESPACE, job_of
 
 LOCK_WAIT = "30s"  # a partition's drain lets go after each batch; a worker that hangs, after 3 s
 HORIZON_SECONDS = 20.0

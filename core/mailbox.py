@@ -149,7 +149,8 @@ class Publication:
 
     `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
     jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered. `gone`: sessions that had commands,
-    but are not there. `doubt`: commands are missing, perhaps ones whose outcomes are shown already.
+    but are not there. `doubt`: commands are missing, perhaps ones whose outcomes are shown already. `keep_bell`: whoever
+    publishes will look again soon, so that nobody has to ring.
     """
 
     rows: list[tuple[str, Job | None]]
@@ -160,6 +161,7 @@ class Publication:
     pace: float
     gone: frozenset[int] = frozenset()
     doubt: bool = False
+    keep_bell: bool = False
 
 
 class Mailbox:
@@ -235,7 +237,8 @@ class Mailbox:
             jobs = [job for _, job in rows if job is not None]
             touched = {job.session_id for job in (*jobs, *earlier)} & news.sessions.keys()  # a stray's session is not there
             trial = "over" if news.trial_over and index == len(slices) - 1 else "on"
-            part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL, trial]
+            part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL]
+            part += (trial, int(news.keep_bell))
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
             for session_id in touched:
                 s = news.sessions[session_id]

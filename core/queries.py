@@ -14,13 +14,14 @@ from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
 from core.pgerrors import translated
-from core.store import NO_LIMIT, SHOWN_JOBS_BY_ID, job_of
+from core.store import NO_LIMIT
 from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
 from core.tables import batches as b
 from core.tables import jobs as j
 from core.tables import reservations as r
 from core.tables import sessions as s
 from core.tables import unreadable as u
+from core.transaction import SHOWN_JOBS_BY_ID, job_of
 
 INLINE_RESERVATIONS = 100
 RECHECKED_SECONDS = 86_400  # after its end a session is asked for a while longer

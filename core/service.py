@@ -6,6 +6,7 @@ Both speak to ports (`Protocol`s), not to drivers, so that a test can place a fa
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 DEATHS_TO_QUARANTINE = 3
 DOOR_ATTEMPTS = 4
 DRAIN_SECONDS = 0.1  # then the next partition gets its turn
-
+NEVER = sys.maxsize
 
 
 class BatchPort(Protocol):
@@ -110,7 +111,7 @@ class Drain:
         until = time.monotonic() + DRAIN_SECONDS
         dealt_with = 0
         while True:
-            count, left = self._batch(partition)
+            count, left = self.batch(partition)
             dealt_with += count
             if not left:
                 return dealt_with
@@ -118,7 +119,11 @@ class Drain:
                 self._ring(partition)
                 return dealt_with
 
-    def _batch(self, partition: int) -> tuple[int, int]:
+    def batch(self, partition: int, keep_from: int = NEVER) -> tuple[int, int]:
+        """Apply one batch. How many commands were dealt with, and how many are left; none of either if somebody else is at it.
+
+        From `keep_from` commands on the bell is kept also when nothing is left: whoever asked for that will look again.
+        """
         started = time.monotonic()
         way: str | None = None  # None: nothing was taken, so there is nothing to take back
         try:
@@ -137,7 +142,8 @@ class Drain:
                 self._mailbox.forgive(partition, way)
             raise
         reach("after_commit")
-        news = applied.publication(self._measure(partition, applied.count, started), taken)
+        pace = self._measure(partition, applied.count, started)
+        news = applied.publication(pace, taken, keep_bell=applied.count >= keep_from)
         left = self._mailbox.publish(partition, news)
         reach("after_publish")
         telemetry.applied(applied.verdicts, applied.incidents)
@@ -243,7 +249,7 @@ class Applied:
     def incidents(self) -> list[Incident]:
         return self.numbered.incidents
 
-    def publication(self, pace: float, taken: Taken) -> Publication:
+    def publication(self, pace: float, taken: Taken, keep_bell: bool = False) -> Publication:
         """What Redis is told: every entry dealt with, beside the job it stands for."""
         jobs = dict(self.known)
         held = {r.id: r for r in (*self.decision.inserted, *self.decision.updated)}
@@ -260,7 +266,7 @@ class Applied:
         over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
         gone = frozenset(e.command.session_id for e in self.strays)
         doubt = any(incident.is_gap for incident in self.incidents)
-        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone, doubt)
+        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone, doubt, keep_bell)
 
 
 def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS; ?cluster=true)")
     redis_replicas: int = Field(0, ge=0, le=8, description="replicas that must have a command on disk before its 202")
     broker_url: str | None = Field(None, description="Celery's broker, redis://… or RabbitMQ as amqp://…; the Redis when unset")
-    partitions: int = Field(16, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
+    partitions: int = Field(4, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
     max_queued: int = Field(100_000, ge=1, description="commands that may wait in one partition; more get 503")
     batch_size: int = Field(1000, ge=1, le=5000, description="commands applied in one transaction, at most")
     auth: Literal["open", "keys"] = Field("open", description="who may call; open listens on loopback only")

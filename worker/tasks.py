@@ -19,8 +19,8 @@ def register(app: Celery, services: Callable[[], WorkerServices]) -> None:
 
     @app.task(name=TASK)
     def drain(partition: int) -> None:
-        """Drain a partition; what cannot be done now is the sweeper's to try again."""
+        """Drain a partition and what else flows; what cannot be done now is the sweeper's to try again."""
         try:
-            services().drain(partition)
+            services().rounds(partition)
         except AforoError as exc:
             log.warning("drain_interrupted", extra={"partition": partition, "reason": str(exc)})

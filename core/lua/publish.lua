@@ -5,7 +5,7 @@
 -- version, and its statuses only replace ones still queued.
 --
 -- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
--- trial ('over', or 'on' while commands are tried in portions or one by one),
+-- trial ('over', or 'on' while commands are tried in portions or one by one), 1 to keep the bell though nothing is left,
 -- number of entries, entry ids ...,
 -- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift, its seq) ...,
 -- number of jobs, (job id, session id, record) ...,
@@ -13,7 +13,7 @@
 -- Answers how many entries are left.
 
 local prefix = string.sub(KEYS[1], 1, -8)
-local at = 7
+local at = 8
 
 local function next_argument()
   local value = ARGV[at]
@@ -89,7 +89,7 @@ else
   redis.call('HDEL', prefix .. 'trial', 'name', 'deaths')
 end
 if ARGV[4] ~= '0' then redis.call('SET', prefix .. 'pace', ARGV[4], 'EX', 60) end
-if left == 0 then
+if left == 0 and ARGV[7] == '0' then
   redis.call('DEL', prefix .. 'bell')
 else
   redis.call('SET', prefix .. 'bell', '1', 'PX', ARGV[3])

@@ -30,6 +30,8 @@ if suspect and not after(entries[1][1], suspect) then
   return { suspect, near, redis.call('XRANGE', KEYS[1], '-', doubted, 'COUNT', ARGV[1]) }
 end
 if suspect then redis.call('DEL', trial) end
--- Written last and allowed to fail: at maxmemory a batch must still be drained, only without the mark.
+-- Written last and allowed to fail: at maxmemory a batch must still be drained, only without the mark. It is of workers that die,
+-- and goes into no log: a server that dies may forget it, and a batch need not wait for the disk before it has begun.
+redis.set_repl(redis.REPL_NONE)
 redis.pcall('HSET', trial, 'until', entries[#entries][1])
 return { '', '', entries }

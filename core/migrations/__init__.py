@@ -17,7 +17,8 @@ from core.keystore import found_first_key
 from core.migrations.roles import grant_to_app
 from core.pgerrors import translated
 from core.settings import Settings
-from core.store import LOCK_NAMESPACE, NO_LIMIT, create_engine, found_deployment
+from core.store import NO_LIMIT, create_engine, found_deployment
+from core.transaction import LOCK_NAMESPACE
 
 MIGRATION_LOCK = -1  # beside the partitions' locks, which count from 0
 LOCK_WAIT = "60s"

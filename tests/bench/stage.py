@@ -286,7 +286,7 @@ class Stage:
         self.folder = folder
         self.floors: dict[str, Floor] = {}
         try:
-            self.servers = Servers(folder)
+            self.servers = Servers(folder, int(settings.get("partitions", Settings.model_fields["partitions"].default)))
             self._open.callback(self.servers.close)
             self.aforo = self.another("aforo", settings)
             self._peers = self._open.enter_context(ExitStack())

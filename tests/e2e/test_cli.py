@@ -155,7 +155,7 @@ def test_migrate_is_for_a_new_database_and_harmless_for_an_old_one(deployment: D
     assert (done.returncode, "aforo migrate" in done.stderr) == (1, True)
     assert aforo("migrate", **deployment.operator_environment).returncode == 0
     assert aforo("verify", **deployment.environment).returncode == 0
-    done = aforo("migrate", **deployment.operator_environment, AFORO_PARTITIONS="8")
+    done = aforo("migrate", **{**deployment.operator_environment, "AFORO_PARTITIONS": "8"})
     assert aforo("verify", **deployment.environment).returncode == 0
 
 

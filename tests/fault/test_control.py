@@ -14,14 +14,14 @@ import psycopg2
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from core import crashpoints, service, store
+from core import crashpoints, service, transaction
 from core.decide import Decision, State, decide
 from core.mailbox import key
 from core.model import Command
 from tests.support.driving import Driver
 from tests.support.waiting import until
 
-NO_PARTITION_LOCK = "SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+NO_PARTITION_LOCK = "BEGIN; SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 # From the outermost: who comes first keeps the second one from even looking, from reading, from writing.
@@ -42,10 +42,11 @@ def without(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Take:
     def take(*guards: str) -> None:
         for guard in guards:
             if guard == "partition lock":
-                monkeypatch.setattr(store, "LOCK", NO_PARTITION_LOCK)
+                monkeypatch.setattr(transaction, "BEGIN_AND_LOCK", NO_PARTITION_LOCK)
             elif guard == "row lock":
-                assert "FOR UPDATE" in store.SESSIONS_FOR_UPDATE
-                monkeypatch.setattr(store, "SESSIONS_FOR_UPDATE", store.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", ""))
+                statement = transaction.SESSIONS_FOR_UPDATE
+                assert "FOR UPDATE" in statement
+                monkeypatch.setattr(transaction, "SESSIONS_FOR_UPDATE", statement.replace("FOR UPDATE", ""))
             else:
                 driver.deployment.sql(DROP[guard])
 

@@ -158,7 +158,7 @@ class MemoryRedis:
     def publish(self, prefix: str, mailbox: str, *arguments: Any) -> int:
         """publish.lua"""
         rest = iter(arguments)
-        ttl, idle, bell_ms, pace, _channel, trial = islice(rest, 6)
+        ttl, idle, bell_ms, pace, _channel, trial, keep_bell = islice(rest, 7)
         waiting = self.get(mailbox) or {}
         removed = [waiting.pop(entry, None) for entry in list(islice(rest, next(rest)))]
         removed = [entry for entry in removed if entry is not None]
@@ -178,7 +178,7 @@ class MemoryRedis:
         else:
             self._hdel(f"{prefix}trial", "name", "deaths")
         self._set(f"{prefix}pace", pace.encode(), 60_000)
-        if waiting:
+        if waiting or keep_bell:
             self._set(f"{prefix}bell", "1", bell_ms)
         else:
             self._delete(f"{prefix}bell")

@@ -20,7 +20,8 @@ from core.model import CANCEL, OF_ANOTHER, RESERVE, Arguments, CancelArguments, 
 from core.projections import Projections
 from core.queries import Queries
 from core.service import Submit
-from core.store import JOBS_BY_ID, create_engine, job_of
+from core.store import create_engine
+from core.transaction import JOBS_BY_ID, job_of
 from ops import verify
 from tests.support.processes import ROOT, python_program
 from tests.support.stack import Deployment

@@ -8,6 +8,7 @@ import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import redis
@@ -20,6 +21,7 @@ from ops.supervisor import Program
 from tests.support.processes import Running, python_program, sweeper_program, worker_program
 
 REDIS_DATABASES = 16
+PARTITIONS = 16  # more than the default, so that tests meet commands of many lanes
 TEMPLATE = "aforo_template"
 _names = itertools.count(1)
 
@@ -32,6 +34,7 @@ class Deployment:
     redis_url: str
     owner_url: str
     redis_owner_url: str
+    partitions: int = PARTITIONS
 
     @property
     def environment(self) -> dict[str, str]:
@@ -39,6 +42,7 @@ class Deployment:
         return {
             "AFORO_DATABASE_URL": self.database_url,
             "AFORO_REDIS_URL": self.redis_url,
+            "AFORO_PARTITIONS": str(self.partitions),
             "AFORO_LOG_LEVEL": "warning",
         }
 
@@ -49,7 +53,8 @@ class Deployment:
 
     def settings(self, **overrides: object) -> Settings:
         """The same as `environment` for use in this process."""
-        return Settings(database_url=self.database_url, redis_url=self.redis_url, **overrides)
+        given: dict[str, Any] = {"partitions": self.partitions, **overrides}
+        return Settings(database_url=self.database_url, redis_url=self.redis_url, **given)
 
     def redis(self) -> redis.Redis:
         """A client of its Redis that may do everything."""
@@ -69,8 +74,9 @@ class Deployment:
 class Servers:
     """One Postgres and one Valkey, and fresh deployments on them. Closed with `close`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, partitions: int = PARTITIONS) -> None:
         self.folder = folder
+        self._partitions = partitions
         self._free = list(range(1, REDIS_DATABASES))
         home = localstack.prepare(folder, lambda line: None)
         servers = (localstack.postgres(home), localstack.valkey(home))
@@ -112,6 +118,7 @@ class Servers:
             _named(self.redis_url, redis_database),
             _named(self.owner_url, database),
             _named(self.redis_owner_url, redis_database),
+            self._partitions,
         )
 
     def _admin(self, statement: str) -> None:

@@ -19,6 +19,7 @@ FORBIDDEN = {"core": ("api", "worker", "ops"), "api": ("worker", "ops"), "worker
 # Drivers, and the rooms they may be used in. The local stack asks its servers whether they answer.
 SQL_ROOMS = {
     "core/store.py",
+    "core/transaction.py",
     "core/pgerrors.py",
     "core/queries.py",
     "core/erasure.py",
@@ -31,6 +32,7 @@ REDIS_ROOMS = {
     "core/connections.py",
     "core/door.py",
     "core/mailbox.py",
+    "core/lookout.py",
     "core/projections.py",
     "core/follow.py",
     "core/limits.py",

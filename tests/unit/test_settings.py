@@ -23,7 +23,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_urls_are_enough() -> None:
     settings = load()
     assert settings.database_url == "postgresql://u:p@db:5432/aforo"
-    assert (settings.celery_broker, settings.partitions, settings.host) == ("redis://cache:6379/0", 16, "127.0.0.1")
+    assert (settings.celery_broker, settings.partitions, settings.host) == ("redis://cache:6379/0", 4, "127.0.0.1")
 
 
 def test_proxies_are_addresses_and_networks_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from core import crashpoints, service, store
+from core import crashpoints, service, transaction
 from core.decide import Decision, State, decide
 from core.doorbell import Doorbell
 from core.mailbox import Mailbox
@@ -28,7 +28,7 @@ from ops.supervisor import Program
 VARIABLE = "FAULT_RIG"
 MODULE = "tests.fault.suite.rigged"
 LINGER_SECONDS = 0.03
-NO_PARTITION_LOCK = "SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+NO_PARTITION_LOCK = "BEGIN; SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ def arrange(rig: Rig) -> None:
     """Arrange it in this process and in those it will start."""
     _arm(rig)
     if "partition lock" in rig.off:
-        store.LOCK = NO_PARTITION_LOCK
+        transaction.BEGIN_AND_LOCK = NO_PARTITION_LOCK
     if "row lock" in rig.off:
-        assert "FOR UPDATE" in store.SESSIONS_FOR_UPDATE
-        store.SESSIONS_FOR_UPDATE = store.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", "")
+        assert "FOR UPDATE" in transaction.SESSIONS_FOR_UPDATE
+        transaction.SESSIONS_FOR_UPDATE = transaction.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", "")
     if rig.bells != 1:
         _ring_often(rig)
     if rig.miscounts:
