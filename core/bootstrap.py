@@ -15,17 +15,19 @@ import msgspec
 from celery import Celery
 
 from core import crashpoints, settings, telemetry
+from core.arrangement import Arrangement, Arrangements
 from core.batches import SubmitBatch
 from core.claims import Claims
 from core.door import Door
 from core.doorbell import Doorbell, celery_app
 from core.erasure import Erasure, Live
-from core.errors import NotYetApplied, Unavailable, UnknownSession
+from core.errors import NotYetApplied, Rearranging, Unavailable, UnknownSession
 from core.follow import Followers
 from core.forget import Forget
 from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
+from core.lanes import Lanes
 from core.limits import Limiter, Turnstile
 from core.lookout import Lookout
 from core.mailbox import Mailbox, connect, connect_async
@@ -47,11 +49,13 @@ from core.prune import Prune
 from core.pulse import Pulse
 from core.queries import BatchView, Queries, SessionView
 from core.recheck import Recheck
+from core.repartition import Repartition
 from core.rounds import Rounds
 from core.scrub import Scrub
 from core.service import Drain, Submit
 from core.settings import Settings
 from core.settle import Settle
+from core.shutter import Shutter
 from core.signins import SignIns, of_token
 from core.store import Store, create_engine
 from core.streams import Feed, Streams, no_prefix, prefix_of_job, prefix_of_session
@@ -93,6 +97,13 @@ class WorkerServices:
     store: Store
     doorbell: Doorbell
     recheck: Recheck
+    arrangements: Arrangements
+    lanes: Lanes
+
+    def look_at_lanes(self) -> None:
+        """Go by as many partitions as there are now. Raises Unavailable."""
+        found = self.arrangements.read()
+        self.lanes.now, self.lanes.epoch = found.partitions, found.epoch
 
     def close(self) -> None:
         """Give connections back."""
@@ -105,12 +116,14 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     engine = create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False)  # a drain is tried again anyway
     store, queries, client = Store(engine), Queries(engine), connect(loaded.redis_url)
     store.deployment(loaded.partitions)
+    arrangements = Arrangements(engine)
+    lanes = arrangements.read().lanes
     mailbox = Mailbox(client, loaded.job_ttl_seconds)
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
-    rounds = Rounds(drain, Lookout(client), loaded.partitions, doorbell.ring)
-    recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
-    return WorkerServices(loaded, mailbox, drain, rounds, store, doorbell, recheck)
+    rounds = Rounds(drain, Lookout(client), lanes, doorbell.ring)
+    recheck = _recheck(lanes, Claims(client, lanes, loaded.job_ttl_seconds), store, queries)
+    return WorkerServices(loaded, mailbox, drain, rounds, store, doorbell, recheck, arrangements, lanes)
 
 
 def pulse(loaded: Settings, kind: str) -> Pulse:
@@ -133,23 +146,51 @@ class OwnerServices:
 
 
 def owner_services(loaded: Settings) -> OwnerServices:
-    """Wire what erases and restores. Raises SettingsConflict, NotMigrated or Unavailable."""
+    """Wire what erases and restores. Raises SettingsConflict, NotMigrated or Unavailable; Rearranging, too."""
     if loaded.crash_at:
         crashpoints.arm(loaded.crash_at)
     engine = create_engine(loaded.owner_database, OWNER_CONNECTIONS)
     store, queries = Store(engine), Queries(engine)
     secret = store.deployment(loaded.partitions)
+    arrangement = Arrangements(engine).read()
+    if arrangement.is_moving:
+        raise Rearranging
+    lanes = arrangement.lanes
     client = connect(loaded.redis_url)
     drain = Drain(store, Mailbox(client, loaded.job_ttl_seconds), loaded.batch_size, lambda partition: None)
-    scrub = Scrub(client, loaded.partitions, loaded.job_ttl_seconds)
+    scrub = Scrub(client, lanes, loaded.job_ttl_seconds)
     settle, erasure = Settle(scrub, drain), Erasure(engine, secret)
-    forget = Forget(erasure, scrub, settle, queries.decided, partial(_give_back, loaded), loaded.partitions)
-    recheck = _recheck(loaded, Claims(client, loaded.partitions, loaded.job_ttl_seconds), store, queries)
-    return OwnerServices(forget, Prune(erasure, scrub, settle, loaded.partitions), recheck, store)
+    forget = Forget(erasure, scrub, settle, queries.decided, partial(_give_back, loaded), lanes)
+    recheck = _recheck(lanes, Claims(client, lanes, loaded.job_ttl_seconds), store, queries)
+    return OwnerServices(forget, Prune(erasure, scrub, settle, lanes), recheck, store)
 
 
-def _recheck(loaded: Settings, claims: Claims, store: Store, queries: Queries) -> Recheck:
-    return Recheck(claims, queries.versions, queries.decided, store.record_incident, loaded.partitions)
+@dataclass(frozen=True, slots=True)
+class RepartitionServices:
+    """What changing the number of partitions needs; as the owner of the tables."""
+
+    repartition: Repartition
+    arrangements: Arrangements
+    store: Store
+
+    def close(self) -> None:
+        """Give connections back."""
+        self.store.dispose()
+
+
+def repartition_services(loaded: Settings) -> RepartitionServices:
+    """Wire what changes the number of partitions. Raises SettingsConflict, NotMigrated or Unavailable."""
+    if loaded.crash_at:
+        crashpoints.arm(loaded.crash_at)
+    engine = create_engine(loaded.owner_database, OWNER_CONNECTIONS)
+    store, arrangements, client = Store(engine), Arrangements(engine), connect(loaded.redis_url)
+    drain = Drain(store, Mailbox(client, loaded.job_ttl_seconds), loaded.batch_size, lambda partition: None)
+    shutter = Shutter(client, loaded.job_ttl_seconds)
+    return RepartitionServices(Repartition(arrangements, shutter, drain, Queries(engine).session_ids), arrangements, store)
+
+
+def _recheck(lanes: Lanes, claims: Claims, store: Store, queries: Queries) -> Recheck:
+    return Recheck(claims, queries.versions, queries.decided, store.record_incident, lanes)
 
 
 def _give_back(loaded: Settings, reservations: Sequence[Live]) -> None:
@@ -181,16 +222,19 @@ class ApiServices:
         self._executor = ThreadPoolExecutor(API_THREADS, thread_name_prefix="postgres")
         self._writers = ThreadPoolExecutor(API_WRITING_THREADS, thread_name_prefix="postgres-writes")
         secret = self.store.deployment(loaded.partitions)
+        self._arrangements = Arrangements(engine)
+        self.lanes = lanes = self._arrangements.read().lanes
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))
         self.redis = connect_async(loaded.redis_url)
         door_client = connect_async(loaded.redis_url, max_connections=1)
-        self.operations = Operations(self.redis, loaded.partitions)
+        self.operations = Operations(self.redis, lanes)
         self.signins = SignIns(self.redis, secret, self.keyring.holder)
-        self.projections = Projections(self.redis, loaded.partitions, loaded.job_ttl_seconds)
+        self.projections = Projections(self.redis, lanes, loaded.job_ttl_seconds)
         told = (self.doorbell.ring, self._redis_went_back)
         enough = FULL_BATCHES * loaded.batch_size
-        self.door = door = Door(door_client, loaded.partitions, loaded.max_queued, *told, loaded.redis_replicas, enough)
+        self.door = door = Door(door_client, lanes, loaded.max_queued, *told, loaded.redis_replicas, enough)
         self._ledger: Grouped[str, Job | None] = Grouped(self._recalled, LOOK_UP_LIMIT)
+        self._look: Grouped[None, Arrangement] = Grouped(self._looked, LOOK_UP_LIMIT)
         self._batches: Grouped[str, BatchView | None] = Grouped(self._read_batches, LOOK_UP_LIMIT)
         self.load_head: Grouped[int, bool] = Grouped(self._load_heads, LOOK_UP_LIMIT)
         self._unknown_sessions = UnknownSessions()
@@ -253,12 +297,29 @@ class ApiServices:
 
     async def job(self, job_id: str) -> Job | None:
         """A job from Redis, else from the ledger."""
+        lanes = self.lanes.now
         job = await self.projections.job(job_id)
         if job is None and not self._unknown_jobs.get(job_id):
             job = await self._ledger(job_id)
+            if job is None and await self._lanes_changed(lanes):
+                job = await self.projections.job(job_id) or await self._ledger(job_id)
             if job is None:
                 self._unknown_jobs.add(job_id)
         return job
+
+    async def arrangement(self) -> Arrangement:
+        """How many partitions there are, which this process goes by from now on, and whether that is being changed."""
+        return await self._look(None)
+
+    async def _lanes_changed(self, before: int) -> bool:
+        """Whether there are others by now than those that were looked into."""
+        await self._look(None)
+        return self.lanes.now != before
+
+    async def _looked(self, asks: Sequence[None]) -> Sequence[Arrangement]:
+        found = await self.in_thread(self._arrangements.read)
+        self.lanes.now, self.lanes.epoch = found.partitions, found.epoch
+        return [found] * len(asks)
 
     async def batch(self, batch_id: str) -> BatchView | None:
         """A batch, by an id that only whoever sent it can know."""
@@ -284,7 +345,10 @@ class ApiServices:
 
     async def jobs(self, job_ids: Sequence[str]) -> list[Job | None]:
         """Several jobs, in their order: those that Redis does not have in one read of the ledger."""
+        lanes = self.lanes.now
         jobs = await asyncio.gather(*map(self.projections.job, job_ids))
+        if None in jobs and await self._lanes_changed(lanes):
+            jobs = await asyncio.gather(*map(self.projections.job, job_ids))
         missing = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if job is None]
         found = await self.in_thread(self.queries.jobs, missing) if missing else {}
         return [job or found.get(job_id) for job_id, job in zip(job_ids, jobs, strict=True)]
@@ -381,22 +445,27 @@ class ApiServices:
 
     async def _load_heads(self, session_ids: Sequence[int]) -> Sequence[bool | Exception]:
         """The heads of those that there are, together; of the others it is remembered that there are none."""
+        arrangement = await self._look(None)  # before the sessions: what is read of them is not to be put under later lanes
+        if arrangement.is_moving:
+            raise Rearranging
         word = await self.projections.creation()
         found, highest = await self.in_thread(self.queries.known_sessions, sorted(set(session_ids)))
         for session_id in session_ids:
             if session_id not in found:
                 self._unknown_sessions.add(session_id, highest, word)
-        loaded = await asyncio.gather(*map(self._load_head, found.values()), return_exceptions=True)
+        loaded = await asyncio.gather(
+            *(self._load_head(view, arrangement.lanes) for view in found.values()), return_exceptions=True
+        )
         answers = dict(zip(found, loaded, strict=True))
         return [answers.get(session_id, False) for session_id in session_ids]  # type: ignore[misc]
 
-    async def _load_head(self, view: SessionView) -> bool:
+    async def _load_head(self, view: SessionView, lanes: Lanes) -> bool:
         session_id = view.id
         first_accepted_ms = await self.in_thread(self.queries.first_accepted_ms, session_id) if view.last_seq else 0
-        never_seen = await self.projections.put_head(view.decided(), first_accepted_ms)
+        never_seen = await self.projections.put_head(view.decided(), first_accepted_ms, lanes)
         if never_seen and view.last_seq > 0:
             incident = Incident("redis_emptied", session_id, {"last_seq": view.last_seq})
-            await self._record(incident, partition_of_session(session_id, self.settings.partitions))
+            await self._record(incident, partition_of_session(session_id, lanes))
         return True
 
     def _redis_went_back(self, partition: int, accepted: int, found: int) -> None:

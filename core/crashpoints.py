@@ -25,6 +25,13 @@ POINTS = (
     "after_erasure",  # forget: one session is committed
     "before_cleaning",  # forget, prune: only the files of Redis and Postgres are left to do
     "after_mark",  # prune: some sessions are marked, all their rows are there
+    "intended",  # repartition: the new number is written down, the door is open
+    "shut",  # repartition: the door is shut, commands wait
+    "emptied",  # repartition: nothing waits, the heads are there
+    "without_heads",  # repartition: nothing is left that knows the old number
+    "switched",  # repartition: Postgres has the new number
+    "opening",  # repartition: what was shown before is in doubt, the door is shut
+    "opened",  # repartition: the door is open, the intention is still written down
     "mid_prune",  # prune: after each step of deleting
 )
 

@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from core.crashpoints import reach
 from core.entries import begin_job, decode_job, encode_command
-from core.errors import QueueFull, Unavailable, Unconfirmed, UnknownSession
+from core.errors import QueueFull, Rearranging, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped
 from core.mailbox import BELL_MS, SessionHead, key, script, session_head
 from core.model import JOB_FORMAT, Arguments, Job, partition_of_job
@@ -258,6 +258,8 @@ def _other_receipt(
         return QueueFull()
     if tag == b"H":
         return UnknownSession()
+    if tag == b"S":
+        return Rearranging()
     return Unavailable("Redis refused to store the request. Try again shortly.")
 
 

@@ -89,6 +89,10 @@ class Unconfirmed(Unavailable):
     """It was not confirmed in time that the request is safe; it may still be carried out. Repeat it with its Idempotency-Key."""
 
 
+class Rearranging(Unavailable):
+    """The number of partitions is being changed. Try again shortly."""
+
+
 class MissingRight(Unavailable):
     """This database role may not do that. Migrate again, as the owner of the tables (AFORO_OWNER_URL)."""
 

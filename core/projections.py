@@ -14,8 +14,9 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from core.entries import decode_job
-from core.errors import Unavailable
+from core.errors import Rearranging, Unavailable
 from core.grouping import Grouped
+from core.lanes import Lanes
 from core.mailbox import (
     CREATED_KEY,
     CREATED_SECONDS,
@@ -88,17 +89,23 @@ class Projections:
         self._creation: Grouped[None, bytes] = Grouped(self._creations, READ_LIMIT)
         self.traffic: Grouped[int, Traffic] = Grouped(self._traffic, READ_LIMIT)
 
-    async def put_head(self, session: Session, first_accepted_ms: int) -> bool:
+    async def put_head(self, session: Session, first_accepted_ms: int, lanes: Lanes | None = None) -> bool:
         """Put a session's counters where Redis has none or older ones. True if Redis never saw the partition before.
 
-        `first_accepted_ms`: when its first command was accepted, 0 if none was.
+        `first_accepted_ms`: when its first command was accepted, 0 if none was. `lanes`: read before the session was; it must not
+        be put under later ones. Raises Rearranging.
         """
-        partition = partition_of_session(session.id, self._partitions)
+        lanes = lanes or self._partitions
+        partition = partition_of_session(session.id, lanes)
         arguments = [session.id, *head_fields(session), IDLE_HEAD_SECONDS, first_accepted_ms, self._job_ttl_ms]
+        arguments.append(str(lanes))
         try:
-            return bool(await self._put_head(keys=[key(partition, "mailbox")], args=arguments))
+            answer = await self._put_head(keys=[key(partition, "mailbox")], args=arguments)
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+        if answer < 0:
+            raise Rearranging
+        return bool(answer)
 
     async def announce_creation(self) -> None:
         """A session was created: what any process remembers of unknown ones counts no more."""

@@ -71,7 +71,7 @@ class Pulse:
     def __init__(self, client: redis.Redis, kind: str, partitions: int) -> None:
         self._client = client
         self._kind = kind
-        self._partitions = partitions
+        self.partitions = partitions  # which may be told anew: lanes that change
         self._name = f"{kind}:{socket.gethostname()}-{os.getpid()}"
         self._since = 0
         self._stopping = threading.Event()
@@ -104,7 +104,7 @@ class Pulse:
             if count:
                 pipeline.hincrby(slot, f"{LATENCY}{bucket}", count)
         if self._kind == SWEEPER:
-            added, waiting = filling(self._client, self._partitions)
+            added, waiting = filling(self._client, self.partitions)
             pipeline.hset(slot, mapping={AT: now_ms, ADDED: added, WAITING: waiting})
         pipeline.expire(slot, SLOT_TTL_SECONDS)
         pipeline.execute()

@@ -377,9 +377,15 @@ class Queries:
             yield Audit(connection)
 
     def partitions(self) -> int:
-        """The number of partitions this database was set up with."""
+        """The number of partitions there are."""
         with self._snapshot() as connection:
             return connection.exec_driver_sql("SELECT partitions FROM deployment").scalar_one()
+
+    def session_ids(self, after: int, limit: int) -> list[int]:
+        """The ids of all sessions, also of those that are being removed, from the one after this on."""
+        with self._snapshot() as connection:
+            rows = select(s.c.id).where(s.c.id > after).order_by(s.c.id).limit(limit)
+            return list(connection.execute(rows).scalars())
 
     def migration(self) -> str | None:
         """The revision the database stands at."""

@@ -72,7 +72,7 @@ class Rounds:
 
     def _stay(self, partition: int, kept: set[int], is_left: bool) -> int:
         start = partition - partition % AROUND
-        around = range(start, min(start + AROUND, self._partitions))
+        around = range(start, min(start + AROUND, int(self._partitions)))
         unfinished = {partition} if is_left else set()  # by this worker, so nobody is at them
         served = {partition: self._clock()}
         dealt_with, called = 0, False

@@ -60,7 +60,8 @@ class Scrub:
         """Tell a session's head, where there is one, of a newer version: what an older one brings late is not taken any more."""
         partition = partition_of_session(session.id, self._partitions)
         if self._run(partial(self._client.exists, key(partition, f"s:{session.id}"))):
-            values = [session.id, *head_fields(session), IDLE_HEAD_SECONDS, 0, 0]  # what is for a new head does not matter
+            for_new_ones = (IDLE_HEAD_SECONDS, 0, 0)  # so they do not matter
+            values = [session.id, *head_fields(session), *for_new_ones, str(self._partitions)]
             self._run(partial(self._put_head, keys=[key(partition, "mailbox")], args=values))
 
     def retire(self, partition: int, last_seqs: Mapping[int, int]) -> list[int]:

@@ -212,12 +212,13 @@ class Store:
             connection.exec_driver_sql(SKIP_IDS, (POSITIONS_SKIPPED * IDS_PER_POSITION, SESSIONS_SKIPPED))
 
     def deployment(self, partitions: int) -> bytes:
-        """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with."""
+        """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with; after the
+        first `aforo repartition` the setting does not count."""
         with translated(), self._connection() as connection:
-            row = connection.exec_driver_sql("SELECT partitions, idempotency_secret FROM deployment").one_or_none()
+            row = connection.exec_driver_sql("SELECT partitions, idempotency_secret, epoch FROM deployment").one_or_none()
         if row is None:
             raise NotMigrated
-        if row[0] != partitions:
+        if row[0] != partitions and row[2] == 1:
             raise SettingsConflict(
                 f"AFORO_PARTITIONS is {partitions}, but this database was set up with {row[0]}: sessions would change lanes. "
                 f"Set AFORO_PARTITIONS={row[0]}."

@@ -207,6 +207,9 @@ deployment = Table(
     Column("singleton", Boolean, CheckConstraint("singleton", name="deployment_is_one_row"), primary_key=True),
     Column("partitions", Integer, nullable=False),
     Column("idempotency_secret", LargeBinary, nullable=False),
+    # To how many it is being changed, until the door is open again; and how often it was, and once more.
+    Column("moving_to", Integer),
+    Column("epoch", Integer, nullable=False, server_default="1"),
 )
 
 # What the running app may do, where its role is not the owner's; every migration grants exactly this again. The ledger is

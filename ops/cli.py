@@ -27,6 +27,7 @@ from ops import up as whole
 from ops import verify as verification
 from ops.client import Answer, Client
 from ops.localstack import free_port
+from ops.repartition import repartition
 from ops.restored import restored
 from ops.shell import (
     DATA_DIR,
@@ -308,6 +309,7 @@ def demo(
 app.command()(privacy.forget)
 app.command()(privacy.prune)
 app.command()(restored)
+app.command()(repartition)
 
 
 @app.command()

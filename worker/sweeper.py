@@ -16,7 +16,7 @@ from contextlib import suppress
 
 from core.bootstrap import WorkerServices, prepare, pulse, worker_services
 from core.errors import AforoError, Unavailable
-from core.pulse import SWEEPER
+from core.pulse import SWEEPER, Pulse
 from core.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def sweep(services: WorkerServices) -> int:
     One that fails does not keep the others waiting: the last failure is raised after all had their turn.
     """
     dealt_with, failure = 0, None
-    for partition, age_ms in enumerate(services.mailbox.ages_ms(services.settings.partitions)):
+    for partition, age_ms in enumerate(services.mailbox.ages_ms(services.lanes)):
         if age_ms is not None and age_ms > TOO_OLD_MS:
             try:
                 dealt_with += services.drain(partition)
@@ -57,19 +57,21 @@ def run(stop: threading.Event, parent: int | None = None) -> int:
     beats = pulse(settings, SWEEPER)
     beats.start()
     try:
-        return _sweep_on(settings, stop, parent)
+        return _sweep_on(settings, beats, stop, parent)
     finally:
         beats.stop()
 
 
-def _sweep_on(settings: Settings, stop: threading.Event, parent: int | None) -> int:
+def _sweep_on(settings: Settings, beats: Pulse, stop: threading.Event, parent: int | None) -> int:
     services: WorkerServices | None = None
     more = False
     while not stop.wait(0 if more else LOOK_SECONDS) and parent in (None, os.getppid()):
         try:
             if services is None:
                 services = worker_services(settings)
+                beats.partitions = services.lanes  # type: ignore[assignment]  counts like the number
                 services.recheck.begin()
+            services.look_at_lanes()
             count = sweep(services)
             if count:
                 log.warning("swept", extra={"commands": count})

@@ -21,6 +21,9 @@ def register(app: Celery, services: Callable[[], WorkerServices]) -> None:
     def drain(partition: int) -> None:
         """Drain a partition and what else flows; what cannot be done now is the sweeper's to try again."""
         try:
-            services().rounds(partition)
+            found = services()
+            if partition >= found.lanes.now:  # there are more than when this process last looked
+                found.look_at_lanes()
+            found.rounds(partition)
         except AforoError as exc:
             log.warning("drain_interrupted", extra={"partition": partition, "reason": str(exc)})

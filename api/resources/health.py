@@ -15,6 +15,7 @@ from core import telemetry
 from core.bootstrap import ApiServices
 from core.cluster import EVERY_SLOT, AsyncCluster, async_nodes_of
 from core.errors import AforoError, Unavailable
+from core.mailbox import key
 from core.migrations import newest, older
 
 # What Redis must be set to, so that an accepted command survives a crash and is never evicted.
@@ -43,8 +44,10 @@ class Ready:
 
     async def on_get(self, _req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Everything it needs is there and set up as it must be."""
-        results = await asyncio.gather(self._postgres(), self._redis(), self._durable(), self._replicas())
-        checks: dict[str, Any] = {"redis": results[1], "redis_durability": results[2], **results[3], **results[0]}
+        results = await asyncio.gather(
+            self._postgres(), self._redis(), self._durable(), self._replicas(), self._partitions()
+        )
+        checks: dict[str, Any] = {"redis": results[1], "redis_durability": results[2], **results[3], **results[4], **results[0]}
         ready = all(check["ok"] for check in checks.values())
         resp.status = 200 if ready else 503
         if not ready:
@@ -88,6 +91,20 @@ class Ready:
             return _check(False, "its settings cannot be read")
         return _check(not wrong, "; ".join(wrong) or "every accepted command is on disk before its 202")
 
+
+    async def _partitions(self) -> dict[str, Any]:
+        """Whether their number is being changed, and Redis goes by the same as Postgres."""
+        try:
+            found = await self._services.arrangement()
+            mark = await self._services.redis.get(key(0, "lanes"))
+        except (AforoError, RedisError, OSError):
+            return {}
+        if found.is_moving:
+            again = f"`aforo repartition {found.moving_to}` ends it, with --abort it is given up"
+            return {"partitions": _check(False, f"being changed from {found.partitions} to {found.moving_to}; {again}")}
+        if mark not in (None, str(found.lanes).encode()):
+            return {"partitions": _check(False, f"Redis goes by others: run `aforo repartition {found.partitions}`")}
+        return {}
 
     async def _replicas(self) -> dict[str, Any]:
         """Whether as many follow as must confirm each command; that they write it down shows when they do."""

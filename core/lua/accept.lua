@@ -15,6 +15,7 @@
 --   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
 --   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
 --   aforo:{p}:doubt       string  Postgres has gone back: what done jobs of before show may be lost      as long as they: the job TTL
+--   aforo:{p}:lanes       string  how many partitions there are, and since which change; or 'shut'     never; none before the first
 -- And of no partition:
 --   aforo:asked           string  written so that replicas can be asked what they have (core/replicas.py)   never
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
@@ -31,13 +32,14 @@
 -- ledger knows), then for each: job id, session id, the job record up to its seq, the command.
 -- Answers {depth, pace, rung (1: ring the doorbell), answers, {{session id, a, c, r, w, l, s} ...}, the process's total before, by how
 -- much it has grown}. An answer is {seq, accepted at} of a command that was accepted now, or {tag, text}: K known already (the
--- record), L look into the ledger first, F full, H head unknown, E the server refused (why).
+-- record), L look into the ledger first, F full, H head unknown, S shut, E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local jobs = prefix .. 'job:'
 local sessions = prefix .. 's:'
 local limit = tonumber(ARGV[1])
 local depth = redis.call('XLEN', KEYS[1])
+local shut = redis.call('GET', prefix .. 'lanes') == 'shut'
 local heads = {}
 local shown = {}
 local answers = {}
@@ -83,6 +85,7 @@ local function accept(job, session, record, command)
   local known = redis.call('GET', key)
   local head = head_of(session)
   if known and not is_doubted(key, known) then return { 'K', known } end
+  if shut then return { 'S', '' } end
   if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and is_keyed(#answers + 1) then return { 'L', '' } end
   if depth >= limit then return { 'F', '' } end
   if not head then return { 'H', '' } end

@@ -1,10 +1,13 @@
 -- Puts a session's head, as Postgres has it, where there is none or an older one. Keys: accept.lua.
 --
 -- KEYS[1] the mailbox. ARGV: session id, version, last seq, capacity, reserved, waiting, waitlist capacity,
--- state, idle head's TTL in seconds, when its first command was accepted (0: none was), finished jobs' TTL (both in milliseconds).
--- Answers 1 if this data set never saw the partition before (new, or Redis lost everything), else 0.
+-- state, idle head's TTL in seconds, when its first command was accepted (0: none was), finished jobs' TTL (both in milliseconds),
+-- and which lanes whoever puts it goes by.
+-- Answers 1 if this data set never saw the partition before (new, or Redis lost everything), -1 if there are other lanes, else 0.
 
 local prefix = string.sub(KEYS[1], 1, -8)
+local lanes = redis.call('GET', prefix .. 'lanes')
+if lanes and lanes ~= ARGV[12] then return -1 end
 local key = prefix .. 's:' .. ARGV[1]
 local version = redis.call('HGET', key, 'v')
 if not version then

@@ -105,6 +105,8 @@ class MemoryRedis:
                 heads[session] = head
             if known and not self._is_doubted(prefix, job, known):
                 answers.append((b"K", known))
+            elif self.get(f"{prefix}lanes") == "shut":
+                answers.append((b"S", b""))
             elif keyed[len(answers)] == "1" and (known or (head and head.get("f", 0) > self.now_ms())):
                 answers.append((b"L", b""))
             elif len(self.get(mailbox) or ()) >= limit:
@@ -186,7 +188,9 @@ class MemoryRedis:
 
     def head(self, prefix: str, _mailbox: str, session: int, version: int, *fields: Any) -> int:
         """head.lua"""
-        *counts, idle, first_accepted_ms, job_ttl_ms = fields
+        *counts, idle, first_accepted_ms, job_ttl_ms, lanes = fields
+        if self.get(f"{prefix}lanes") not in (None, lanes):
+            return -1
         head = self.get(f"{prefix}s:{session}")
         is_cold, new = head is None, self.get(f"{prefix}born") is None
         if head is None:

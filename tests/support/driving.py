@@ -65,16 +65,17 @@ class Driver:
         self.redis = deployment.redis()
         self.worker: WorkerServices = worker_services(self.settings)
         self.drain = self.worker.drain
+        self.lanes = self.worker.lanes
         self.rung = Rung()
         self._engine = create_engine(self.settings.database_url, 2)
         self.queries = Queries(self._engine)
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(self.settings.redis_url)
-        self.projections = Projections(self._client, self.settings.partitions, self.settings.job_ttl_seconds)
+        self.projections = Projections(self._client, self.lanes, self.settings.job_ttl_seconds)
         secret = self.worker.store.deployment(self.settings.partitions)
         self.went_back: list[tuple[int, ...]] = []
         told = (ring or self.rung, self._notice)
-        door = Door(self._client, self.settings.partitions, self.settings.max_queued, *told, self.settings.redis_replicas)
+        door = Door(self._client, self.lanes, self.settings.max_queued, *told, self.settings.redis_replicas)
         self.submit = Submit(door, self._load_head, self._recall, secret)
 
     def _notice(self, *what: int) -> None:
@@ -119,6 +120,7 @@ class Driver:
         return self.queries.job(job_id)
 
     async def _load_head(self, session: int) -> bool:
+        self.worker.look_at_lanes()
         view = self.queries.session(session)
         if view is None:
             return False
@@ -157,11 +159,11 @@ class Driver:
 
     def partition(self, session: int) -> int:
         """The lane of a session."""
-        return partition_of_session(session, self.settings.partitions)
+        return partition_of_session(session, self.lanes)
 
     def drain_all(self) -> int:
         """Drain every partition until it is empty. How many commands were dealt with."""
-        return sum(self._drained(partition) for partition in range(self.settings.partitions))
+        return sum(self._drained(partition) for partition in range(self.lanes))
 
     def can_drain_all(self) -> bool:
         """The same as a condition to wait for: False while Postgres or Redis cannot serve."""
@@ -200,7 +202,7 @@ class Driver:
 
     def check(self, receipts: Iterable[Receipt] = ()) -> verify.Report:
         """After everything is drained: all accepted commands have their outcome, and everything agrees with the ledger."""
-        assert [self.redis.xlen(key(p, "mailbox")) for p in range(self.settings.partitions)] == [0] * self.settings.partitions
+        assert [self.redis.xlen(key(p, "mailbox")) for p in range(self.lanes)] == [0] * self.lanes.now
         job_ids = [receipt.job.id for receipt in receipts]
         ledger = self._in_ledger(job_ids)
         for job_id, job in zip(job_ids, self.jobs(job_ids), strict=True):

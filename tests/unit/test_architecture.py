@@ -25,6 +25,7 @@ SQL_ROOMS = {
     "core/erasure.py",
     "core/tables.py",
     "core/keystore.py",
+    "core/arrangement.py",
     "ops/localstack.py",
 }
 REDIS_ROOMS = {
@@ -41,6 +42,7 @@ REDIS_ROOMS = {
     "core/pulse.py",
     "core/operations.py",
     "core/signins.py",
+    "core/shutter.py",
     "api/resources/health.py",
     "ops/localstack.py",
 }

@@ -4,7 +4,7 @@ from importlib import import_module
 
 MODULES = (
     "crashes", "valkey", "fsync", "postgres", "failover", "stalls", "network", "bells", "disks", "poison", "retries", "rollback",
-    "load", "controls", "models", "fuzz", "soak",
+    "repartition", "load", "controls", "models", "fuzz", "soak",
 )  # fmt: skip
 for name in MODULES:
     import_module(f"{__name__}.{name}")
