@@ -10,8 +10,10 @@ import falcon.asgi
 
 from api import errors
 from api.access import Access
+from api.ahead import Ahead
 from api.browsers import Cors
 from api.gate import Gate
+from api.kept import Kept
 from api.limits import Limit
 from api.middleware import Observe
 from api.resources import booking, commands, console, docs, operations
@@ -29,19 +31,31 @@ BOOT_SECONDS = 30
 BOOT_RETRY_SECONDS = 0.5
 
 
+class App(falcon.asgi.App):
+    """Falcon's, but for reads that are answered ahead of it."""
+
+    ahead: Ahead
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Called by the server, for each request."""
+        if scope["type"] != "http" or scope["method"] != "GET" or not await self.ahead.answers(scope, send):
+            await super().__call__(scope, receive, send)
+
+
 def create_app(services: ApiServices) -> falcon.asgi.App:
     """The ASGI application on the given services. Does no I/O but reading its own static files."""
-    settings = services.settings
-    middleware: list[Any] = [Observe(services), Access(services)]
+    settings, pages, observe = services.settings, Kept(services), Observe(services)
+    middleware: list[Any] = [observe, Access(services)]
     if settings.rate_per_key or settings.rate_per_address:
         middleware.append(Limit(services))
     if settings.cors_origins:
         middleware.insert(0, Cors(settings.cors_origins))
-    app = falcon.asgi.App(media_type="application/json", middleware=middleware)
+    app = App(media_type="application/json", middleware=middleware)
+    app.ahead = Ahead(services, pages, observe)
     app.req_options.strip_url_path_trailing_slash = True
     errors.install(app)
-    app.add_route("/api/sessions", SessionCollection(services))
-    app.add_route("/api/sessions/{session}", SessionItem(services))
+    app.add_route("/api/sessions", SessionCollection(services, pages))
+    app.add_route("/api/sessions/{session}", SessionItem(services, pages))
     app.add_route("/api/sessions/{session}/events", SessionEvents(services))
     app.add_route("/api/sessions/{session}/reservations", SessionReservations(services))
     app.add_route("/api/jobs/{job}", JobItem(services))

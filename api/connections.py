@@ -67,6 +67,13 @@ class Guard:
         self._of_address: dict[str, int] = {}
         self._counts_alone = lru_cache(4096)(self._is_proxy)
         self._sweeping = False
+        self._always: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+
+    def lines_of(self, always: list[tuple[bytes, bytes]]) -> bytes:
+        """The server's own header fields as they are sent: a new list of them comes once a second, with the date."""
+        if always is not self._always[0]:
+            self._always = (always, b"".join([b"%b: %b\r\n" % pair for pair in always]))
+        return self._always[1]
 
     def allow(self, connections: int) -> None:
         """There may be no more than so many, whatever the settings say."""

@@ -19,6 +19,7 @@ from core.bootstrap import ApiServices
 from core.errors import RateLimited, Unavailable
 from core.limits import Buckets, Limiter, Verdict
 
+VERDICT: Final = "aforo.verdict"  # in a request's scope: what all of its buckets said
 UNLIMITED: Final = {
     "/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/static/{name}", "/console", "/console/{name}",
     "/healthz", "/readyz", "/metrics",
@@ -54,20 +55,22 @@ def patience(services: ApiServices, req: falcon.asgi.Request) -> Iterator[int]:
 
 
 class Count:
-    """What a request was counted as so far: the buckets it has paid, and why it is refused, if it is."""
+    """What a request was counted as so far: the buckets it has paid, and why it is refused, if it is. `verdict`: of all its
+    buckets, if it was counted before it came to Falcon."""
 
-    __slots__ = ("paid", "refused")
+    __slots__ = ("paid", "refused", "verdict")
 
-    def __init__(self) -> None:
-        self.paid: Buckets = ()
-        self.refused: RateLimited | None = None
+    def __init__(self, verdict: Verdict | None = None) -> None:
+        self.verdict = verdict
+        self.paid: Buckets = verdict.buckets if verdict is not None and verdict.passes else ()
+        self.refused = RateLimited(verdict.retry_seconds()) if verdict is not None and not verdict.passes else None
 
 
 def count_of(req: falcon.asgi.Request) -> Count:
     """What this request was counted as so far."""
     count: Count | None = getattr(req.context, "count", None)
     if count is None:
-        count = req.context.count = Count()
+        count = req.context.count = Count(req.scope.get(VERDICT))
     return count
 
 
@@ -85,7 +88,9 @@ class Limit:
         if req.uri_template in UNLIMITED:
             return
         count = count_of(req)
-        if count.refused is None:
+        if count.verdict is not None:
+            _show(resp, count.verdict)
+        elif count.refused is None:
             buckets = limiter.buckets(None if count.paid else address_of(req), req.context.caller.key_id)
             if buckets:
                 await _count(limiter, count, resp, buckets)

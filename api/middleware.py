@@ -19,6 +19,7 @@ from core.bootstrap import ApiServices
 _CLIENTS_OWN = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _ID = "(?:[0-9]{1,19}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 FLUSH_SECONDS = 0.1
+REQUEST_ID = "aforo.request_id"  # in a request's scope: the id it has already
 
 
 @lru_cache
@@ -78,8 +79,7 @@ class Observe:
 
     async def process_request(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Take over the client's X-Request-Id, or make one."""
-        given = req.get_header("X-Request-Id")
-        name = given if given and _CLIENTS_OWN.fullmatch(given) else secrets.token_hex(8)
+        name = req.scope.get(REQUEST_ID) or request_id(req.get_header("X-Request-Id"))
         telemetry.request_id.set(name)
         req.context.started = time.monotonic()
         req.context.job_id = None
@@ -88,21 +88,30 @@ class Observe:
 
     async def process_response(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, _resource: Any, _ok: bool) -> None:
         """Count and log."""
+        path = shown_path(req.path, req.uri_template) if self._log else None
+        self.note(req.method, resp.status_code, path, req.context.started, req.context.job_id)
+
+    def note(self, method: str, status: int, path: str | None, started: float, job_id: str | None = None) -> None:
+        """Count and log an answer; `path` as it may be logged."""
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
-        telemetry.REQUESTS.add(req.method, str(resp.status_code))
+        telemetry.REQUESTS.add(method, str(status))
         if self._log:
-            context = req.context
             self._log.write(
                 level="info",
                 event="request",
                 process="api",
                 at=time.time(),
                 request_id=telemetry.request_id.get(),
-                method=req.method,
-                path=shown_path(req.path, req.uri_template),
-                status=resp.status_code,
-                job_id=context.job_id,
-                ms=round((time.monotonic() - context.started) * 1000, 2),
+                method=method,
+                path=path,
+                status=status,
+                job_id=job_id,
+                ms=round((time.monotonic() - started) * 1000, 2),
             )
+
+
+def request_id(given: str | None) -> str:
+    """The client's own, if it may be one, or a new one."""
+    return given if given and _CLIENTS_OWN.fullmatch(given) else secrets.token_hex(8)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
-from api.requests import END, ENDED, TRUNCATED
+from api.requests import END, ENDED, TRUNCATED, WHOLE
 from core import telemetry
 from core.errors import AforoError
 
@@ -27,6 +27,8 @@ HEADERS_MAX = 100
 VERSIONS = ("1.1", "1.0")  # the parser lets others pass, and calls every one of them HTTP/1
 WIRE_BYTES = 1024 * 1024  # a whole message as it is sent: chunks, trailers, what nobody reads; the largest body is 512 KiB
 LINGER_BYTES = 8 * WIRE_BYTES
+
+ANSWERS, LENGTH = b"HTTP/1.1 ", b"content-length: "
 
 IDLE, HEAD, BODY, ANSWER = range(4)
 _DROPPED: Any = deque(maxlen=0)  # where trailers go
@@ -42,35 +44,34 @@ class _Refused(Exception):
 class _Exit:
     """The transport as an answer sees it: closing goes through the protocol, which may have to linger.
 
-    uvloop makes a system call of each write, and uvicorn writes head and body apart: so a head waits for what is written in the
-    same turn of the loop, which nearly always is all of the body.
+    uvloop makes a system call of each write, and uvicorn writes head and body apart: so the head of an answer whose length is
+    known waits for its body.
     """
 
-    __slots__ = ("_head", "_leave", "_loop", "_transport", "is_closing")
+    __slots__ = ("_head", "_leave", "_transport", "is_closing")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, leave: Callable[[], None]) -> None:
+    def __init__(self, transport: asyncio.Transport, leave: Callable[[], None]) -> None:
         self._transport = transport
-        self._loop = loop
         self._leave = leave
         self._head = b""
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send, but a head only with what follows it, or else at the end of this turn."""
+        """Send, but such a head only with what follows it."""
         if self._head:
             head, self._head = self._head, b""
-            self._transport.write(head + data)
-        elif data.startswith(b"HTTP/1.1 "):
+            self._transport.writelines((head, data) if data else (head,))
+        elif data.startswith(ANSWERS) and LENGTH in data:
             self._head = data
-            self._loop.call_soon(self.flush)
         else:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Send the head that waits, if one does."""
+        """Send the head that waits, if one does: nothing follows."""
         if self._head:
             head, self._head = self._head, b""
-            self._transport.write(head)
+            if not self.is_closing():
+                self._transport.write(head)
 
     def close(self) -> None:
         """The answer was the last."""
@@ -105,7 +106,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         guard, address = self._guard, self.client[0] if self.client else ""
         guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
-        self._exit = _Exit(transport, self.loop, self._leave)
+        self._exit = _Exit(transport, self._leave)
+        self._whole: Callable[..., bool] | None = self._answer
         self.deadline = guard.now + self._limits.head_seconds
         if guard.admit(address, len(self.connections)):
             self._address = address
@@ -118,6 +120,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._end_stream()
         super().connection_lost(exc)
         self._exit.forget()
+        self._whole = None
         self.deadline = self.stalled_until = NEVER
         if self._address is not None:
             self._guard.leave(self._address)
@@ -185,9 +188,26 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused(HeadTooLarge)
         super().on_headers_complete()
         self.cycle.transport = self._exit  # type: ignore[assignment]
+        self.scope[WHOLE] = self._whole  # type: ignore[literal-required]
         self.headers = _DROPPED
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
+
+    def _answer(self, status: int, fields: bytes, body: bytes) -> bool:
+        """Send a whole answer at once; `fields` are header lines. False if that cannot be done now, and the usual way must do."""
+        cycle = self.cycle
+        if self.pipeline or cycle.disconnected or cycle.response_started or self.flow.write_paused:
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        head = b"".join((STATUS_LINE[status], self._guard.lines_of(self.server_state.default_headers), fields, end))
+        self.transport.writelines((head, body) if body else (head,))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._exit.close()
+        self.on_response_complete()
+        return True
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
@@ -204,6 +224,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A request is answered: on to the next that came meanwhile, or rest."""
         self.server_state.total_requests += 1
+        self._exit.flush()
         if self._is_lingering or self.transport.is_closing():
             return
         self.flow.resume_reading()
@@ -279,6 +300,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _tell(self, kind: type[AforoError]) -> None:
         if not self.transport.is_closing():
+            self._exit.flush()
             sent = self.scope["headers"] if self.scope else ()
             spoken = next((value for name, value in sent if name == b"accept-language"), b"")
             self.transport.write(plain_problem(kind, spoken.decode("latin-1"), self.server_state.default_headers))
@@ -303,11 +325,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._is_deaf = self._is_lingering = True
         guard.lingering += 1
+        self._exit.flush()
         self._wire_bytes = 0
         self.deadline = guard.now + LINGER_SECONDS
         self.flow.resume_reading()
         self.transport.write_eof()
 
     def _close(self) -> None:
+        self._exit.flush()
         self.deadline = self._guard.now + self._limits.send_seconds
         self.transport.close()

@@ -24,6 +24,7 @@ TRUNCATED: Final = "aforo.truncated"  # in a request's scope: its body broke off
 END: Final = "aforo.end"  # in a request's scope: what to call when the client is gone or the server stops
 COOKIE: Final = "aforo_console"
 ENDED: Final = "aforo.ended"  # one of them has happened
+WHOLE: Final = "aforo.whole"  # in a request's scope: sends a whole answer at once, if it can; see api/protocol.py
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_-]{8,128}", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from core.erasure import Erasure, Live
 from core.errors import NotYetApplied, Rearranging, Unavailable, UnknownSession
 from core.follow import Followers
 from core.forget import Forget
+from core.freshness import Freshness
 from core.grouping import Grouped
 from core.keys import Keyring
 from core.keystore import KeyStore
@@ -67,6 +68,7 @@ Result = TypeVar("Result")
 APPLIED_WAIT_SECONDS = 5.0
 APPLIED_LOOK_SECONDS = 0.02
 LOOK_UP_LIMIT = 256  # jobs, batches or sessions looked up in Postgres in one statement
+RECENT_SECONDS = 600  # much longer than what is committed waits to be published
 API_THREADS = 4  # that read, and as many connections to Postgres, for each API process
 API_WRITING_THREADS = 2  # and as many more: a commit that waits for a standby keeps nobody from reading
 WRITE_SECONDS = 10.0
@@ -255,8 +257,10 @@ class ApiServices:
         self.followers = Followers(self._subscriber, self.job, self.streams)
         limits_client = connect_async(loaded.redis_url, max_connections=1)
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
+        words_client = connect_async(loaded.redis_url, max_connections=1)
+        self.freshness = Freshness(words_client, lanes)
         self.waits = Turnstile(loaded.max_waits_per_key)
-        self._clients = (self.redis, door_client, self._subscriber, limits_client)
+        self._clients = (self.redis, door_client, self._subscriber, limits_client, words_client)
         self._recording: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -293,7 +297,14 @@ class ApiServices:
 
     async def _recalled(self, job_ids: Sequence[str]) -> Sequence[Job | None]:
         found = await self.in_thread(self.queries.jobs, job_ids)
+        await self._announce_recent(found.values())
         return [found.get(job_id) for job_id in job_ids]
+
+    async def _announce_recent(self, jobs: Iterable[Job]) -> None:
+        """What the ledger alone says of late may not have been published: whoever is told of it is to find it everywhere."""
+        recent_ms = (time.time() - RECENT_SECONDS) * 1000
+        sessions = {job.session_id for job in jobs if job.applied_at is not None and job.applied_at > recent_ms}
+        await asyncio.gather(*map(self.projections.announce_change, sessions))
 
     async def job(self, job_id: str) -> Job | None:
         """A job from Redis, else from the ledger."""
@@ -351,6 +362,7 @@ class ApiServices:
             jobs = await asyncio.gather(*map(self.projections.job, job_ids))
         missing = [job_id for job_id, job in zip(job_ids, jobs, strict=True) if job is None]
         found = await self.in_thread(self.queries.jobs, missing) if missing else {}
+        await self._announce_recent(found.values())
         return [job or found.get(job_id) for job_id, job in zip(job_ids, jobs, strict=True)]
 
     async def as_it_counts(self, job: Job) -> Job:

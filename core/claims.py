@@ -6,6 +6,7 @@ back: it was restored, or a standby took over that had not received everything.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ import redis
 from redis.exceptions import RedisError
 
 from core.errors import Unavailable
-from core.mailbox import head_fields, key, script
+from core.mailbox import ERA_KEY, head_fields, key, script
 from core.model import Session, partition_of_session
 
 
@@ -48,6 +49,10 @@ class Claims:
         for partition in range(self._partitions):
             pipeline.set(key(partition, "doubt"), "1", ex=self._job_ttl_seconds)
         self._run(pipeline.execute)
+
+    def begin_era(self) -> None:
+        """What readers kept of before is worth nothing: versions may come again with something else in them."""
+        self._run(lambda: self._client.set(ERA_KEY, secrets.token_hex(8)))
 
     def take_back(self, session: Session, claim: Claim) -> None:
         """Let the session's head say what the row says, unless it claims something else by now."""

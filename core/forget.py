@@ -66,6 +66,7 @@ class Forget:
         cancelled = self._give_all_back(email_key, sessions, cancel)
         erased = [self._forget_in(session_id, email_key) for session_id in sessions]
         unreadable = self._erasure.forget_unreadable(lambda content: mentions(content, email_key))
+        self._scrub.begin_era()  # also for those of a run that broke off
         reach("before_cleaning")
         self._settle.leave_nothing_behind(range(self._partitions))
         log_rewritten = self._scrub.rewrite_log()

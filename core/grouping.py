@@ -103,6 +103,11 @@ class Grouped(Generic[Item, Answer]):
         if self._running is None:
             self._running = asyncio.create_task(self._run())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits, and no call is under way."""
+        return self._running is None and not self._waiting
+
     async def _run(self) -> None:
         try:
             while self._waiting:

@@ -138,16 +138,21 @@ class Keyring:
         met = self._met.get(parts[0])
         return met is None or time.monotonic() - met.checked_at >= STALE_SECONDS
 
+    def known(self, token: str) -> Caller | None:
+        """Who holds this key, if that is known so freshly that nobody has to be asked."""
+        parts = split_token(token)
+        met = self._met.get(parts[0]) if parts else None
+        if parts is None or met is None or time.monotonic() - met.checked_at >= FRESH_SECONDS:
+            return None
+        return _proven(met, parts[1])
+
     async def caller(self, token: str) -> Caller | None:
         """Who holds this key; None if it is no valid one. Raises Unavailable when that cannot be told."""
         parts = split_token(token)
         if parts is None:
             return None
         key_id, secret = parts
-        met = await self._present(key_id)
-        if met.key is None or not hmac.compare_digest(met.key.digest, digest_of(secret)):
-            return None
-        return met.caller if met.key.is_valid(time.time() * 1000) else None
+        return _proven(await self._present(key_id), secret)
 
     async def holder(self, key_id: str) -> Caller | None:
         """Who has the key of this id, which was shown before; None once it is no valid one. Raises Unavailable."""
@@ -200,3 +205,10 @@ class Keyring:
             del self._met[next(iter(self._met))]
         caller = NOBODY if key is None else Caller(key.client, frozenset(key.scopes), key.id)
         self._met[key_id] = _Met(key, caller, checked_at)
+
+
+def _proven(met: _Met, secret: str) -> Caller | None:
+    """Whoever has the secret of a key that is valid."""
+    if met.key is None or not hmac.compare_digest(met.key.digest, digest_of(secret)):
+        return None
+    return met.caller if met.key.is_valid(time.time() * 1000) else None

@@ -34,6 +34,7 @@ IDLE_HEAD_SECONDS = 300
 DONE_CHANNEL = "aforo:done"
 REVOKED_KEY = "aforo:revoked:{}"
 CREATED_KEY = "aforo:created"
+ERA_KEY = "aforo:era"
 CREATED_SECONDS = 60  # much longer than a session is remembered as unknown
 REVOKED_SECONDS = 86_400  # so long an API process that does not reach Postgres is told of a revocation
 NO_LIFT = Lift(0, 0)

@@ -84,6 +84,7 @@ class Projections:
         self._partitions = partitions
         self._job_ttl_ms = 1000 * job_ttl_seconds
         self._put_head = client.register_script(script("head"))
+        self._changed = client.register_script(script("changed"))
         self.job: Grouped[str, Job | None] = Grouped(self._jobs, READ_LIMIT)
         self.head: Grouped[int, Head | None] = Grouped(self._heads, READ_LIMIT)
         self._creation: Grouped[None, bytes] = Grouped(self._creations, READ_LIMIT)
@@ -107,10 +108,19 @@ class Projections:
             raise Rearranging
         return bool(answer)
 
-    async def announce_creation(self) -> None:
-        """A session was created: what any process remembers of unknown ones counts no more."""
+    async def announce_creation(self, session_id: int) -> None:
+        """A session was created: what any process remembers of unknown ones, and has kept of lists, counts no more."""
         try:
             await self._client.set(CREATED_KEY, secrets.token_bytes(8), ex=CREATED_SECONDS)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+        await self.announce_change(session_id)
+
+    async def announce_change(self, session_id: int) -> None:
+        """Something of a session changed otherwise than by a command: readers that kept what they saw look again."""
+        partition = partition_of_session(session_id, self._partitions)
+        try:
+            await self._changed(keys=[key(partition, "mailbox")])
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
 

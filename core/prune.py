@@ -39,6 +39,7 @@ class Prune:
         """Remove it. `progress(sessions)` hears how many more are gone. Raises NotOwner, StillSeen, Unavailable."""
         self._erasure.check_rights()
         before = self._erasure.moment(age)
+        self._scrub.begin_era()  # for those that a run marked which broke off
         found = self._remove_marked(Pruned(), progress)
         last = 0
         while ids := self._erasure.over(before, last, SESSIONS_AT_ONCE):
@@ -61,6 +62,7 @@ class Prune:
         self._settle(lanes)
         for partition, sessions in lanes.items():
             self._erasure.mark(partition, sessions, before, partial(self._scrub.retire, partition))
+            self._scrub.begin_era()
             reach("after_mark")
             self._settle.look_again(partition)
 

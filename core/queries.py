@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func, or_, select, tuple_
+from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func, null, or_, select, tuple_
 from sqlalchemy.sql import ColumnElement
 
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
@@ -242,20 +242,26 @@ class Queries:
             found = {view.id: view for view in (SessionView(*row) for row in rows)}
             return found, connection.execute(select(func.coalesce(func.max(s.c.id), 0))).scalar_one()
 
-    def session_with_reservations(self, session_id: int) -> tuple[SessionView, list[ReservationView]] | None:
-        """One session and the first of its live reservations (one more than are shown, to tell whether there are more)."""
+    def sessions_with_reservations(self, session_ids: Sequence[int]) -> dict[int, tuple[SessionView, list[ReservationView]]]:
+        """Those of these sessions that there are, each with the first of its live reservations (one more than are shown, to tell
+        whether there are more)."""
         with self._snapshot() as connection:
-            session = _one_session(connection, session_id)
-            if session is None:
-                return None
-            return session, _reservations(connection, session, None, INLINE_RESERVATIONS + 1, live_only=True)
+            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), _PRESENT))
+            found: dict[int, tuple[SessionView, list[ReservationView]]] = {row[0]: (SessionView(*row), []) for row in rows}
+            shown = [view.id for view, _ in found.values() if view.cancelled_at is None]
+            if shown:
+                for row in connection.exec_driver_sql(FIRST_RESERVATIONS, (shown, INLINE_RESERVATIONS + 1)):
+                    found[row[1]][1].append(ReservationView(*row))
+            return found
 
-    def sessions(self, wanted: SessionSearch, limit: int, offset: int = 0) -> tuple[int, list[SessionView]]:
-        """How many sessions fit the search, and `limit` of them in its order, from `offset` or from its cursor on."""
+    def sessions(self, wanted: SessionSearch, limit: int, offset: int = 0) -> tuple[int, list[SessionView], float | None]:
+        """How many sessions fit the search, and `limit` of them in its order, from `offset` or from its cursor on; and how many
+        seconds it takes until time by itself changes that (None: it never does)."""
         with self._snapshot() as connection:
             found = [SessionView(*row) for row in connection.execute(_page(wanted, limit, offset))]
-            count = connection.execute(select(func.count()).select_from(s).where(*wanted.conditions())).scalar_one()
-            return count, found
+            columns = [func.count(), _SECONDS_LEFT if wanted.open_only else null()]
+            count, seconds = connection.execute(select(*columns).select_from(s).where(*wanted.conditions())).one()
+            return count, found, None if seconds is None else float(seconds)
 
     def plan(self, wanted: SessionSearch, limit: int) -> str:
         """How Postgres would find the first page of a search."""
@@ -446,6 +452,14 @@ def _open() -> ColumnElement[bool]:
         s.c.reserved < s.c.capacity,
     )
 
+
+# Until the first of the sessions that are open ceases to be.
+_SECONDS_LEFT = extract("epoch", func.least(func.min(s.c.end_time), func.min(s.c.closes_at)) - func.clock_timestamp())
+
+FIRST_RESERVATIONS = f"""
+SELECT r.* FROM unnest(%s::bigint[]) AS wanted(id) CROSS JOIN LATERAL (
+    SELECT {", ".join([column.name for column in _RESERVATION])} FROM reservations
+    WHERE session_id = wanted.id AND status <> 'cancelled' ORDER BY seq, id LIMIT %s) AS r"""  # noqa: S608  names
 
 POSITIONS_IN_WAITLIST = """
 SELECT r.id, (SELECT count(*) FROM reservations o

@@ -25,6 +25,7 @@ class ClaimsPort(Protocol):
 
     def of(self, session_ids: Sequence[int]) -> list[Claim | None]: ...
     def doubt(self) -> None: ...
+    def begin_era(self) -> None: ...
     def take_back(self, session: Session, claim: Claim) -> None: ...
 
 
@@ -67,6 +68,8 @@ class Recheck:
         if self._after is None:
             return False
         page = self._page(self._after, PAGE)
+        if self._after == 0:  # Postgres answers again; what readers kept of before may be of a state that is no more
+            self._claims.begin_era()
         claims = self._claims.of([session_id for session_id, _ in page])
         for (session_id, version), claim in zip(page, claims, strict=True):
             if claim is not None and claim.version > version:

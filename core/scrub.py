@@ -6,6 +6,7 @@ a node goes when the last of them is deleted. So what is to be gone is waited fo
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from core.cluster import nodes_of
 from core.entries import decode_job, encode_job
 from core.errors import Unavailable
-from core.mailbox import IDLE_HEAD_SECONDS, head_fields, key, script
+from core.mailbox import ERA_KEY, IDLE_HEAD_SECONDS, head_fields, key, script
 from core.model import Job, Session, partition_of_job, partition_of_session
 
 NODE_ENTRIES = 100  # Redis's default of stream-node-max-entries
@@ -63,6 +64,10 @@ class Scrub:
             for_new_ones = (IDLE_HEAD_SECONDS, 0, 0)  # so they do not matter
             values = [session.id, *head_fields(session), *for_new_ones, str(self._partitions)]
             self._run(partial(self._put_head, keys=[key(partition, "mailbox")], args=values))
+
+    def begin_era(self) -> None:
+        """Have API processes drop whatever they keep of what they showed."""
+        self._run(partial(self._client.set, ERA_KEY, secrets.token_hex(8)))
 
     def retire(self, partition: int, last_seqs: Mapping[int, int]) -> list[int]:
         """Take out the heads of sessions of which nothing waits; their ids."""

@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     body_seconds: Seconds = Field(30.0, description="how long its body may take")
     idle_seconds: Seconds = Field(75.0, description="how long a connection may rest between requests")
     send_seconds: Seconds = Field(30.0, description="how long a client may take nothing of its answer")
+    read_cache_mb: int = Field(64, ge=0, le=65_536, description="megabytes of answers that an API process keeps; 0: none")
     job_ttl_seconds: int = Field(86_400, ge=1, description="how long Redis keeps a finished job; Postgres keeps it for good")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     metrics_dir: str | None = Field(None, description="folder where processes of one host share their metrics")

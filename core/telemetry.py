@@ -68,6 +68,7 @@ class Tally:
 
 REQUESTS = Tally(Counter("aforo_http_requests_total", "Requests answered.", ["method", "status"]))
 ACCEPTED = Tally(Counter("aforo_accepted_total", "Commands accepted (a 202 was earned).", ["kind"]))
+READS = Tally(Counter("aforo_reads_total", "Sessions and lists shown, by what that took: kept, looked_at, read.", ["how"]))
 REFUSED_AT_DOOR = Tally(Counter("aforo_not_accepted_total", "Commands not accepted, by why.", ["code"]))
 RATE_LIMITED = Counter("aforo_rate_limited_total", "Requests refused because their key or address had sent too many.")
 WAITS_NOT_HONOURED = Counter("aforo_waits_not_honoured_total", "Requests answered at once: their caller had too many waiting.")
@@ -157,7 +158,7 @@ def observe_all(histogram: Histogram, values: Sequence[float]) -> list[int]:
 def flush_tallies() -> None:
     """Hand on what this process has added up."""
     global _accept_seconds
-    for tally in (REQUESTS, ACCEPTED, REFUSED_AT_DOOR):
+    for tally in (REQUESTS, READS, ACCEPTED, REFUSED_AT_DOOR):
         tally.flush()
     values, _accept_seconds = _accept_seconds, []
     observe_all(ACCEPT_SECONDS, values)

@@ -2,50 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlencode
 
 import falcon.asgi
 import msgspec
 
+from api.ahead import FAILED
+from api.kept import Detail, Kept, Listing, reservations_url
 from api.limits import waits_as
-from api.requests import (
-    choice,
-    cursor,
-    cursor_text,
-    idempotency_key,
-    least_seq,
-    number,
-    session_cursor_text,
-    session_id,
-    session_search,
-)
+from api.requests import choice, cursor, cursor_text, idempotency_key, least_seq, number, session_id, session_search
 from api.resources.commands import Commands
-from api.schemas import (
-    SessionBody,
-    SessionPatch,
-    clean,
-    configure_arguments,
-    read_body,
-    reservation_answer,
-    session_answer,
-    session_detail,
-    session_event,
-)
+from api.schemas import SessionBody, SessionPatch, clean, configure_arguments, read_body, reservation_answer, session_event
+from api.shelf import CACHING, Page, etag_of
 from api.streams import Event, open_stream
-from core.errors import InvalidFields, UnknownSession
+from core.bootstrap import ApiServices
+from core.errors import InvalidFields, Rearranging, UnknownSession
 from core.keys import ATTENDEES, MANAGE
 from core.model import CONFIGURE
 from core.projections import Head, SessionNow
-from core.queries import INLINE_RESERVATIONS
 
 Result = TypeVar("Result")
 
 LARGEST_PAGE = 1_000_000
 DESCRIPTIONS = ("title", "description", "location", "public")
+REPEATED = ("available", "q", "starts_after", "starts_before", "ordering")  # in links to other pages of a list
 
 
 class Sessions(Commands):
@@ -58,13 +40,6 @@ class Sessions(Commands):
             with self._services.waits.place(waits_as(req)) as free:
                 await self._services.applied(session, seq, wait=free)
 
-    async def head(self, session: int) -> Head | None:
-        """A session's counts in Redis, rebuilt from Postgres when they are missing."""
-        head = await self._services.projections.head(session)
-        if head is None:
-            await self._services.load_head(session)
-        return head
-
     async def read(self, session: int, query: Callable[..., Result | None], *arguments: Any) -> Result:
         """What a query says of a session; it is not asked for one that was unknown a moment ago. Raises UnknownSession."""
         services = self._services
@@ -74,62 +49,57 @@ class Sessions(Commands):
             raise UnknownSession
         return found
 
-    async def detail(self, req: falcon.asgi.Request, session: int) -> bytes:
-        """The body that shows one session, as far as the caller may see it. Raises UnknownSession."""
-        view, held = await self.read(session, self._services.queries.session_with_reservations)
-        shown, more = held[:INLINE_RESERVATIONS], None
-        if len(held) > INLINE_RESERVATIONS:
-            more = reservations_url(session, cursor_text(shown[-1].seq, shown[-1].id))
-        return msgspec.json.encode(session_detail(view, await self.head(session), shown, more, masked(req)))
+    async def head(self, session: int) -> Head | None:
+        """A session's counts in Redis, rebuilt from Postgres when they are missing."""
+        head = await self._services.projections.head(session)
+        if head is None:
+            await self._services.load_head(session)
+        return head
 
 
-class SessionCollection(Sessions):
+class ShownSessions(Sessions):
+    """What resources share that show sessions as they are kept."""
+
+    def __init__(self, services: ApiServices, pages: Kept) -> None:
+        super().__init__(services)
+        self._pages = pages
+
+    async def detail(self, req: falcon.asgi.Request, session: int) -> Page:
+        """What shows one session, as far as the caller may see it. Raises UnknownSession, Unavailable."""
+        return await self._pages.detail(Detail(session, masked(req)))
+
+
+class SessionCollection(ShownSessions):
     """/api/sessions/"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """A page of sessions: those that can be booked, or all; by page number, or by cursor."""
-        wanted = session_search(req)
-        by_cursor = req.get_param("cursor") is not None
-        page = number(req, "page", 1, LARGEST_PAGE)  # a wrong one is refused, also where it is not needed
-        page = 1 if by_cursor else page
-        page_size = number(req, "page_size", 20, 100)
-        services = self._services
-        found = await services.in_thread(services.queries.sessions, wanted, page_size + 1, (page - 1) * page_size)
-        count, views = found[0], found[1][:page_size]
-        heads = await asyncio.gather(*(self.head(view.id) for view in views))
-        results = [session_answer(view, head) for view, head in zip(views, heads, strict=True)]
-        if wanted.open_only:
-            results = [session for session in results if session["available_slots"] > 0 and session["state"] == "open"]
-        more = len(found[1]) > page_size
-        links = _Links(req, page_size)
-        if by_cursor:
-            last = session_cursor_text(wanted.ordering, views[-1].start_time, views[-1].id) if views else ""
-            after, before = links.to(cursor=last) if more else None, None
-        else:
-            after = links.to(page=page + 1) if more else None
-            before = links.to(page=min(page - 1, max(1, -(-count // page_size)))) if page > 1 and count else None
-        body = msgspec.json.encode({"count": count, "next": after, "previous": before, "results": results})
-        send_unless_known(req, resp, body)
+        raise_if_failed(req)
+        wanted = self._pages.remember(req.scope["query_string"], listing_of(req))
+        send_page(req, resp, await self._pages.listing(wanted))
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Create a session."""
         values = clean(await read_body(req, SessionBody))
         services = self._services
         session = await services.written(services.store.create_session, values, req.context.caller.client)
-        await services.projections.announce_creation()
+        with suppress(Rearranging):
+            await services.load_head(session)  # and with it, how many partitions there are
+        await services.projections.announce_creation(session)
         resp.status = 201
         resp.set_header("Location", f"/api/sessions/{session}/")
-        resp.data = await self.detail(req, session)
+        resp.data = (await self.detail(req, session)).body
 
 
-class SessionItem(Sessions):
+class SessionItem(ShownSessions):
     """/api/sessions/{session}/"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """One session with the first of its reservations."""
         name = session_id(session)
+        raise_if_failed(req)
         await self.wait_for(req, name)
-        send_unless_known(req, resp, await self.detail(req, name))
+        send_page(req, resp, await self.detail(req, name))
 
     async def is_replay(self, req: falcon.asgi.Request, session: str) -> bool:
         """Whether it repeats a known job."""
@@ -150,11 +120,14 @@ class SessionItem(Sessions):
             mixed = "is a setting, which takes its turn in the session's order; change it in a request of its own"
             raise InvalidFields({key: mixed for key in values if key not in described})
         services = self._services
-        if await services.is_unknown(name) or not await services.written(services.store.update_session, name, described):
+        # With a head, for whoever reads the new text before it is announced announces it.
+        known = not await services.is_unknown(name) and await services.knows_session(name)
+        if not known or not await services.written(services.store.update_session, name, described):
             await services.find_session(name)
             raise UnknownSession
         await services.load_head(name)
-        resp.data = await self.detail(req, name)
+        await services.projections.announce_change(name)
+        resp.data = (await self.detail(req, name)).body
 
 
 class SessionReservations(Sessions):
@@ -198,27 +171,33 @@ def masked(req: falcon.asgi.Request) -> bool:
     return not req.context.caller.may(ATTENDEES, MANAGE)
 
 
-def reservations_url(session: int, after: str, **words: Any) -> str:
-    """Where the next page of reservations is."""
-    return f"/api/sessions/{session}/reservations/?" + urlencode({"cursor": after, **words})
+def listing_of(req: falcon.asgi.Request) -> Listing:
+    """Which page of a list is asked for. Raises InvalidFields."""
+    wanted = session_search(req)
+    by_cursor = req.get_param("cursor") is not None
+    page = number(req, "page", 1, LARGEST_PAGE)  # a wrong one is refused, also where it is not needed
+    page = 1 if by_cursor else page
+    given = ((name, req.get_param(name)) for name in REPEATED)
+    kept = tuple([(name, text) for name, text in given if text is not None])
+    return Listing(wanted, page, number(req, "page_size", 20, 100), by_cursor, kept)
 
 
-class _Links:
-    """Links to other pages of the same list."""
-
-    def __init__(self, req: falcon.asgi.Request, page_size: int) -> None:
-        kept = {name: req.get_param(name) for name in ("available", "q", "starts_after", "starts_before", "ordering")}
-        self._words = {"page_size": page_size, **{name: text for name, text in kept.items() if text is not None}}
-
-    def to(self, **place: Any) -> str:
-        """The page at this place."""
-        return "/api/sessions/?" + urlencode({**place, **self._words})
+def raise_if_failed(req: falcon.asgi.Request) -> None:
+    """Raises what `api.ahead` met when it tried to answer this request."""
+    error = req.scope.get(FAILED)
+    if error is not None:
+        raise error
 
 
-def send_unless_known(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes) -> None:
+def send_page(req: falcon.asgi.Request, resp: falcon.asgi.Response, page: Page) -> None:
+    """Answer with this page, or with 304 to whoever has it already."""
+    send_unless_known(req, resp, page.body, page.etag)
+
+
+def send_unless_known(req: falcon.asgi.Request, resp: falcon.asgi.Response, body: bytes, etag: str | None = None) -> None:
     """Answer with this body, or with 304 to whoever has it already."""
-    resp.etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    resp.set_header("Cache-Control", "private, no-cache")  # it may name people, and depends on who asks
+    resp.etag = etag or etag_of(body)
+    resp.set_header("Cache-Control", CACHING)
     if any(etag in ("*", resp.etag.strip('"')) for etag in req.if_none_match or ()):
         resp.status = 304
         return

@@ -13,6 +13,7 @@
 --   aforo:{p}:pace        string  commands applied a second, lately      a minute
 --   aforo:{p}:trial       hash    the batch being applied (quarantine)    see take.lua
 --   aforo:{p}:born        string  when this data set first saw the partition   never; its absence tells of lost data
+--   aforo:{p}:changes     string  a number that grows with every change readers can see (changed.lua, core/freshness.py)   never
 --   aforo:{p}:total:<who> string  commands accepted from one API process; it tells lost data     a day
 --   aforo:{p}:doubt       string  Postgres has gone back: what done jobs of before show may be lost      as long as they: the job TTL
 --   aforo:{p}:lanes       string  how many partitions there are, and since which change; or 'shut'     never; none before the first
@@ -20,6 +21,7 @@
 --   aforo:asked           string  written so that replicas can be asked what they have (core/replicas.py)   never
 --   aforo:{limits}:a:<address>  string  the microsecond at which this address may send a whole burst again   when a minute past that
 --   aforo:{limits}:k:<key id>   string  the same of an API key; both are in no log and in no command's slot  the same
+--   aforo:era             string  a word that changes when history was rewritten: what readers kept is worth nothing   never
 --   aforo:created         string  a word that changes with every session that is created     a minute; see core/unknown.py
 --   aforo:{operations}:alive     hash    the last sign of life of each worker process and sweeper    never; core/pulse.py
 --   aforo:{operations}:slot:<n>  hash    what was applied in two seconds, by outcome and latency, and what waited    15 minutes

@@ -64,6 +64,12 @@ for _ = 1, tonumber(next_argument()) do
   at = at + 10
 end
 
+-- Readers that kept what they saw look again: before anybody is told, and whatever it was, for a redelivery tells of the past.
+if redis.call('INCR', prefix .. 'changes') == 1 then
+  local time = redis.call('TIME')
+  redis.call('SET', prefix .. 'changes', string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2])))
+end
+
 local done = {}
 for _ = 1, tonumber(next_argument()) do
   local job, session, record = next_argument(), next_argument(), next_argument()

@@ -102,6 +102,7 @@ def read(bench: Bench, few: Block, full: Block) -> None:
         ("read session with 100", "/api/sessions/\x01/", full),
     ):
         requests = reading(path, order_of(MANY, block.first, block.count, bench.seed))
+        bench.load.closed(bench.stage.aforo.url, requests, WARM_SECONDS, CONNECTIONS)  # what is asked for often is kept
         bench.note(name, bench.load.closed(bench.stage.aforo.url, requests, bench.size.part_seconds, CONNECTIONS).rate)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core.mailbox import connect_async, key
+from core.mailbox import ERA_KEY, connect_async, key
 from core.model import Session, partition_of_session
 from core.projections import Projections
 from core.settings import Settings
@@ -166,6 +166,7 @@ class Aforo:
         for block in self._known:
             for session_id in range(block.first, block.last + 1):
                 pipeline.delete(key(partition_of_session(session_id, self.settings.partitions), f"s:{session_id}"))
+        pipeline.set(ERA_KEY, time.time())  # what the API keeps of them, too
         pipeline.execute()
         self._known.clear()
 

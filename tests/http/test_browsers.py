@@ -68,7 +68,8 @@ def test_no_other_origin_may_call_unless_it_is_named(api: Api) -> None:
 @pytest.fixture
 def friendly() -> TestClient:
     """The application with a friend, without servers: what is asked here needs none."""
-    settings = SimpleNamespace(log_level="warning", auth="keys", cors_origins=(FRIEND,), rate_per_key=None, rate_per_address=None)
+    no_rates = {"rate_per_key": None, "rate_per_address": None}
+    settings = SimpleNamespace(log_level="warning", auth="keys", cors_origins=(FRIEND,), read_cache_mb=1, **no_rates)
 
     async def nothing() -> None:
         pass

@@ -3,64 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import pytest
-from falcon.testing import ASGIConductor
-from sqlalchemy import event
 
-from api.app import create_app
-from core.bootstrap import ApiServices, worker_services
+from core.bootstrap import worker_services
 from core.model import new_job_id
 from core.unknown import Unknown, UnknownSessions
-from tests.support.http import SESSION, person
+from tests.support.http import person
+from tests.support.inside import Process, with_two
 from tests.support.stack import Deployment
 
 PROBES = 1000
 A_FEW = 50  # each is remembered for two seconds, and a thousand probes may take longer
 
 
-class Process:
-    """What an API process has, without its server; counts the statements it sends to Postgres."""
-
-    def __init__(self, deployment: Deployment, **settings: Any) -> None:
-        self.services = ApiServices(deployment.settings(log_level="warning", **settings))
-        self.http = ASGIConductor(create_app(self.services))
-        self.statements: list[str] = []
-        event.listen(self.services.queries._engine, "before_cursor_execute", self._note)
-
-    def _note(self, _connection: Any, _cursor: Any, statement: str, *_more: Any) -> None:
-        self.statements.append(statement)
-
-    async def status(self, path: str, **more: Any) -> int:
-        answer = await (self.http.simulate_post if more else self.http.simulate_get)(path, **more)
-        return answer.status_code
-
-    async def new_session(self) -> int:
-        answer = await self.http.simulate_post("/api/sessions/", json={**SESSION, "capacity": 10})
-        return answer.json["id"]
-
-
-Run = Callable[[Process, Process], Awaitable[None]]
-
-
 @pytest.fixture
 def processes(deployment: Deployment) -> Callable[..., None]:
     """Runs something with two processes of one deployment."""
-
-    def run(what: Run, **settings: Any) -> None:
-        async def whole() -> None:
-            async with AsyncExitStack() as running:
-                both = [Process(deployment, **settings) for _ in range(2)]
-                for one in both:
-                    await running.enter_async_context(one.http)
-                await what(*both)
-
-        asyncio.run(whole())
-
-    return run
+    return partial(with_two, deployment)
 
 
 def paths(session: int) -> list[str]:

@@ -18,7 +18,7 @@ from core.mailbox import script
 
 At = Callable[[str], BaseException | None]
 Key = dict[str, Any]  # a hash, or a stream by entry id
-SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head")}
+SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head", "changed")}
 
 
 class MemoryRedis:
@@ -168,6 +168,7 @@ class MemoryRedis:
         for _ in range(next(rest)):
             session, *fields = islice(rest, 10)
             current[session] = self._put_counts(f"{prefix}s:{session}", bool(removed), not waiting, idle, *fields)
+        self._changed(prefix)
         for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
             if current[session] or (self.get(f"{prefix}job:{job}") or b"")[:1] == b"q":
                 self._set(f"{prefix}job:{job}", record, ttl * 1000)
@@ -196,6 +197,8 @@ class MemoryRedis:
         if head is None:
             head = {"q": counts[0], "v": -1}
             self._set(f"{prefix}s:{session}", head, idle * 1000)
+        if not is_cold and version > head["v"]:
+            self._changed(prefix)
         if version > head["v"]:
             head |= {"v": version, **dict(zip("acrwls", counts, strict=True))}
         if new:
@@ -204,6 +207,13 @@ class MemoryRedis:
         if is_cold and 0 < first_accepted_ms < born:
             head["f"] = born + job_ttl_ms
         return int(new)
+
+    def changed(self, prefix: str, _mailbox: str) -> None:
+        """changed.lua"""
+        self._changed(prefix)
+
+    def _changed(self, prefix: str) -> None:
+        self.values[f"{prefix}changes"] = self.values.get(f"{prefix}changes", self.now_ms() * 1000 - 1) + 1
 
     def _is_doubted(self, prefix: str, job: str, known: bytes) -> bool:
         if known[:1] != b"d" or self.get(f"{prefix}doubt") is None:

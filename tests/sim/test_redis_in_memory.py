@@ -50,6 +50,7 @@ class Side:
         self._door._who = "api"
         self._projections = Projections(async_client, 1, TTL_SECONDS)
         self._loop = asyncio.new_event_loop()
+        self._first_change = 0
 
     def close(self) -> None:
         """The loop."""
@@ -116,6 +117,9 @@ class Side:
             return value[:1], timeless(decode_job(value, name.rpartition(":")[2]))
         if ":s:" in name:
             return {field: str(count) if field != "f" else True for field, count in value.items()}  # f: a moment
+        if name.endswith("changes"):
+            self._first_change = self._first_change or int(value)
+            return int(value) - self._first_change
         return name.endswith("born") or str(value)
 
 

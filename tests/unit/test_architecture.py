@@ -36,6 +36,7 @@ REDIS_ROOMS = {
     "core/lookout.py",
     "core/projections.py",
     "core/follow.py",
+    "core/freshness.py",
     "core/limits.py",
     "core/claims.py",
     "core/scrub.py",
