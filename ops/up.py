@@ -253,6 +253,8 @@ class Stack:
                 client.post("/api/sessions/", _example(*example))
         self._say(f"Aforo is ready: {self._origin}  (docs: {self._origin}/api/docs/)")
         first = _first_session(client)
+        if first is not None and first.get("public"):
+            self._say(f"Book in the browser: {self._origin}/s/{first['id']}")
         if self._environment().get("AFORO_AUTH") == "keys":
             self._say("Calls need a key: .venv/bin/aforo keys create --client me --scope read --scope reserve --scope manage")
         elif first is not None:
@@ -294,6 +296,7 @@ def _example(title: str, description: str, location: str, days: int, capacity: i
         "start_time": start.isoformat(),
         "end_time": (start + timedelta(hours=2)).isoformat(),
         "capacity": capacity,
+        "public": True,
     }
 
 

@@ -104,9 +104,10 @@ def folder() -> Iterator[Path]:
 
 def test_the_whole_life_of_a_stack(folder: Path) -> None:
     up = Up(folder)
-    ready, curl = up.lines[-3], up.lines[-1]
+    ready, book, curl = up.lines[-4], up.lines[-3], up.lines[-1]
     origin = f"http://127.0.0.1:{up.port}"
     assert ready == f"Aforo is ready: {origin}  (docs: {origin}/api/docs/)"
+    assert book == f"Book in the browser: {origin}/s/1"
 
     # The printed line works as it stands, and what it reserves is one of the examples.
     done = subprocess.run(["sh", "-c", curl], capture_output=True, text=True, timeout=60, check=True)
