@@ -67,6 +67,17 @@ def booking_desk(browser: Browser, stack: Stack) -> Visitor:
     return visitor
 
 
+@shot("console")
+def console(browser: Browser, stack: Stack) -> Visitor:
+    """What runs, in the console, while people come."""
+    visitor = Visitor(browser, stack.url, reduced_motion="reduce", size=DESK)
+    visitor.page.goto("/console/")
+    visitor.page.get_by_text("live", exact=True).wait_for()
+    workshop(stack, 300)
+    visitor.page.get_by_text("sold out").wait_for()
+    return visitor
+
+
 def book(visitor: Visitor, path: str) -> None:
     """Fill in the form, and wait for the outcome."""
     page = visitor.page
