@@ -50,6 +50,11 @@ class SecureConnection(_Ours, redis.asyncio.SSLConnection):
     """With TLS."""
 
 
+def _apart(command: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A command whose name is two words, as servers want it: XINFO STREAM."""
+    return command if " " not in command[0] else (*command[0].split(), *command[1:])
+
+
 class _Round(Pipeline):
     """Commands that go together in one round trip."""
 
@@ -58,7 +63,7 @@ class _Round(Pipeline):
         stack, self.command_stack = self.command_stack, []
         connection: Any = await self.connection_pool.get_connection()
         try:
-            replies = await connection.exchange([command for command, _ in stack])
+            replies = await connection.exchange([_apart(command) for command, _ in stack])
         finally:
             await self.connection_pool.release(connection)
         callbacks = self.response_callbacks
