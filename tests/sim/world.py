@@ -19,6 +19,7 @@ from core import bootstrap, crashpoints, mailbox, service
 from core.bootstrap import ApiServices
 from core.door import GROUP_LIMIT, Door, Receipt
 from core.errors import AforoError, Unavailable
+from core.lanes import Lanes
 from core.mailbox import Mailbox
 from core.model import Arguments, Job, Session, partition_of_session
 from core.numbering import Incident
@@ -141,6 +142,7 @@ class World:
     ) -> None:  # fmt: skip
         self.now = BEGIN_MS
         self.partitions = partitions
+        self.lanes = Lanes(partitions)
         self.redis = redis_type(self.now_ms, pause)
         self.store = store_type(self.now_ms, pause)
         self.bells: list[int] = []
@@ -151,8 +153,7 @@ class World:
         self.gate = Gate()
         self._door = Door(client, partitions, max_queued, self.bells.append, self._went_back)
         self._door._grouped = self.gate  # type: ignore[assignment]
-        self._settings = SimpleNamespace(partitions=partitions)
-        api: Any = SimpleNamespace(in_thread=_at_once, settings=self._settings, queries=self, _record=self._record)
+        api: Any = SimpleNamespace(in_thread=_at_once, queries=self, _record=self._record)
         api.projections = Projections(client, partitions, job_ttl_seconds)
         self.submit = Submit(self._door, functools.partial(self._find_session, api), self._recall, b"secret")
         self.created = {session.id: session for session in sessions}
@@ -171,7 +172,7 @@ class World:
         if found is None:
             return False
         view: Any = SimpleNamespace(id=session_id, decided=lambda: found, last_seq=found.last_seq)
-        return await ApiServices._load_head(api, view)
+        return await ApiServices._load_head(api, view, self.lanes)
 
     def _went_back(self, partition: int, accepted: int, found: int) -> None:
         detail: dict[str, int | str] = {"partition": partition, "accepted": accepted, "found": found}
@@ -227,7 +228,7 @@ class World:
 
     def sweeper(self, name: str) -> Actor:
         """A look of the sweeper."""
-        services: Any = SimpleNamespace(mailbox=self.mailbox, drain=self.drain, settings=self._settings)
+        services: Any = SimpleNamespace(mailbox=self.mailbox, drain=self.drain, lanes=self.lanes)
         return Actor(name, lambda: self._at_work(lambda: sweep(services)))
 
     def _at_work(self, work: Callable[[], object]) -> None:

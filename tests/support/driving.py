@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from core import validation
+from core.arrangement import Arrangements
 from core.bootstrap import WorkerServices, worker_services
 from core.door import Door, Receipt
 from core.errors import Unavailable
@@ -69,6 +70,7 @@ class Driver:
         self.rung = Rung()
         self._engine = create_engine(self.settings.database_url, 2)
         self.queries = Queries(self._engine)
+        self._arrangements = Arrangements(self._engine)
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(self.settings.redis_url)
         self.projections = Projections(self._client, self.lanes, self.settings.job_ttl_seconds)
@@ -120,7 +122,8 @@ class Driver:
         return self.queries.job(job_id)
 
     async def _load_head(self, session: int) -> bool:
-        self.worker.look_at_lanes()
+        arrangement = self._arrangements.read()  # on connections of its own: the drain may be at work on the worker's
+        self.lanes.now, self.lanes.epoch = arrangement.partitions, arrangement.epoch
         view = self.queries.session(session)
         if view is None:
             return False
