@@ -1,4 +1,4 @@
-"""Fixtures: one Chromium for all browser tests of a process, and visitors with windows of their own."""
+"""Fixtures: one Chromium for the tests of a file, and visitors with windows of their own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.support.browser import Visitor, chromium
 from tests.support.stack import Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """The browser."""
+    """The browser. While it runs, no other event loop can run in this thread, so it ends with the file."""
     with chromium() as found:
         yield found
 

@@ -54,7 +54,7 @@ def test_a_partition_that_cannot_be_drained_does_not_keep_the_sweeper_from_the_o
             raise Unavailable
         return driver.drain(partition)
 
-    services = SimpleNamespace(settings=driver.settings, mailbox=driver.worker.mailbox, drain=drain)
+    services = SimpleNamespace(lanes=driver.lanes, mailbox=driver.worker.mailbox, drain=drain)
 
     def swept() -> bool:
         with suppress(Unavailable):
