@@ -16,7 +16,7 @@ up: venv ## Start everything on this machine; Ctrl-C stops it, the data stays in
 	@exec .venv/bin/aforo up $(ARGS)
 
 test: venv ## Run all tests
-	@exec .venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@exec .venv/bin/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 faults: venv ## Try every fault on a whole stack, under an hour (CASE=name, SEED=n, SCALE=0.1, MINUTES=n of soak)
 	@exec .venv/bin/python -m tests.fault.suite $(addprefix --case ,$(CASE)) $(addprefix --seed ,$(SEED)) \

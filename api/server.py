@@ -1,6 +1,6 @@
 """Gunicorn's configuration (`gunicorn --config python:api.server`) and the worker class it runs.
 
-Processes are forked before any connection exists; each builds its own application.
+Processes are forked before any connection exists; each builds its own application, from modules that are loaded once for all.
 """
 
 import gc
@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from uvicorn_worker import UvicornWorker
 
+import api.app  # noqa: F401  loaded before the fork, so once
 from api.browsers import EVERYWHERE
 from api.connections import Guard, Limits
 from api.protocol import GuardedProtocol
