@@ -117,7 +117,7 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     """Wire the draining side. Call it after fork: it owns connections."""
     engine = create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False)  # a drain is tried again anyway
     store, queries, client = Store(engine), Queries(engine), connect(loaded.redis_url)
-    store.deployment(loaded.partitions)
+    store.deployment(loaded.asked_partitions)
     arrangements = Arrangements(engine)
     lanes = arrangements.read().lanes
     mailbox = Mailbox(client, loaded.job_ttl_seconds)
@@ -153,7 +153,7 @@ def owner_services(loaded: Settings) -> OwnerServices:
         crashpoints.arm(loaded.crash_at)
     engine = create_engine(loaded.owner_database, OWNER_CONNECTIONS)
     store, queries = Store(engine), Queries(engine)
-    secret = store.deployment(loaded.partitions)
+    secret = store.deployment(loaded.asked_partitions)
     arrangement = Arrangements(engine).read()
     if arrangement.is_moving:
         raise Rearranging
@@ -223,7 +223,7 @@ class ApiServices:
         self.keyring = Keyring(partial(self.in_thread, KeyStore(engine).read), self._revoked)
         self._executor = ThreadPoolExecutor(API_THREADS, thread_name_prefix="postgres")
         self._writers = ThreadPoolExecutor(API_WRITING_THREADS, thread_name_prefix="postgres-writes")
-        secret = self.store.deployment(loaded.partitions)
+        secret = self.store.deployment(loaded.asked_partitions)
         self._arrangements = Arrangements(engine)
         self.lanes = lanes = self._arrangements.read().lanes
         self.doorbell = Doorbell(celery_app(loaded.celery_broker))

@@ -69,14 +69,14 @@ MaybeRate = Annotated[Rate | None, NoDecode, BeforeValidator(Rate.parse)]
 class Settings(BaseSettings):
     """The settings of one process. Build it with `load()`, which words errors for operators."""
 
-    model_config = SettingsConfigDict(env_prefix="AFORO_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="AFORO_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name; several hosts by commas")
     owner_url: str | None = Field(None, description="Postgres as the role that owns the tables; the DATABASE_URL when unset")
     redis_url: str = Field(description="Valkey or Redis, as redis://host:port/0 (rediss:// for TLS; ?cluster=true)")
     redis_replicas: int = Field(0, ge=0, le=8, description="replicas that must have a command on disk before its 202")
     broker_url: str | None = Field(None, description="Celery's broker, redis://… or RabbitMQ as amqp://…; the Redis when unset")
-    partitions: int = Field(4, ge=1, le=1024, description="lanes that sessions are hashed into; fixed at first migration")
+    partitions: int = Field(4, ge=1, le=1024, description="lanes that sessions are hashed into; counts at the first migration")
     max_queued: int = Field(100_000, ge=1, description="commands that may wait in one partition; more get 503")
     batch_size: int = Field(1000, ge=1, le=5000, description="commands applied in one transaction, at most")
     auth: Literal["open", "keys"] = Field("open", description="who may call; open listens on loopback only")
@@ -157,6 +157,11 @@ class Settings(BaseSettings):
     def proxies(self) -> tuple[Network, ...]:
         """Whose X-Forwarded-For is believed."""
         return tuple(map(ipaddress.ip_network, filter(None, map(str.strip, self.trusted_proxies.split(",")))))
+
+    @property
+    def asked_partitions(self) -> int | None:
+        """How many partitions somebody said there are; None: the database's own number holds."""
+        return self.partitions if "partitions" in self.model_fields_set else None
 
     @property
     def owner_database(self) -> str:

@@ -211,17 +211,17 @@ class Store:
         with translated(), self._connection() as connection, connection.begin():
             connection.exec_driver_sql(SKIP_IDS, (POSITIONS_SKIPPED * IDS_PER_POSITION, SESSIONS_SKIPPED))
 
-    def deployment(self, partitions: int) -> bytes:
-        """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with; after the
-        first `aforo repartition` the setting does not count."""
+    def deployment(self, partitions: int | None) -> bytes:
+        """The idempotency secret. Raises SettingsConflict when `partitions` is not what the database was set up with. None:
+        nobody says how many; after the first `aforo repartition` it does not count either."""
         with translated(), self._connection() as connection:
             row = connection.exec_driver_sql("SELECT partitions, idempotency_secret, epoch FROM deployment").one_or_none()
         if row is None:
             raise NotMigrated
-        if row[0] != partitions and row[2] == 1:
+        if partitions is not None and row[0] != partitions and row[2] == 1:
             raise SettingsConflict(
                 f"AFORO_PARTITIONS is {partitions}, but this database was set up with {row[0]}: sessions would change lanes. "
-                f"Set AFORO_PARTITIONS={row[0]}."
+                f"Set AFORO_PARTITIONS={row[0]}, or leave it out."
             )
         return bytes(row[1])
 

@@ -9,9 +9,10 @@ from contextlib import closing
 import pytest
 
 from core import repartition as module
-from core.bootstrap import RepartitionServices, repartition_services
+from core.bootstrap import RepartitionServices, repartition_services, worker_services
 from core.errors import AforoError, Rearranging, SettingsConflict, Unavailable
 from core.model import partition_of_session
+from core.settings import Settings
 from core.store import create_engine
 from core.transaction import LOCK_NAMESPACE
 from tests.support.driving import KILLED, Driver
@@ -51,6 +52,15 @@ def is_as_it_should_be(driver: Driver, receipts: list) -> None:
     assert driver.went_back == []
     assert driver.deployment.sql("SELECT kind, detail FROM incidents") == []
     assert driver.deployment.sql("SELECT count(*) FROM jobs WHERE accepted_seq IS NOT NULL OR kind = 'replay'") == [(0,)]
+
+
+def test_who_says_no_number_goes_by_the_database_s_own_and_another_is_refused(deployment: Deployment) -> None:
+    silent = Settings(database_url=deployment.database_url, redis_url=deployment.redis_url)
+    assert silent.partitions != deployment.partitions
+    with closing(worker_services(silent)) as found:
+        assert found.lanes.now == deployment.partitions
+    with pytest.raises(SettingsConflict, match=f"set up with {deployment.partitions}"):
+        worker_services(deployment.settings(partitions=silent.partitions))
 
 
 @pytest.mark.parametrize("point", POINTS)

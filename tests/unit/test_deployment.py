@@ -507,7 +507,7 @@ def test_a_python_that_is_too_old_is_refused_with_a_word_on_what_to_do(checkout:
 
 @pytest.mark.parametrize(
     ("target", "command"),
-    [("up", "exec .venv/bin/aforo up --port 8080"), ("test", "exec .venv/bin/python -m pytest -n 2 --dist loadfile --port 8080")],
+    [("up", "exec .venv/bin/aforo up --port 8080"), ("test", "exec .venv/bin/python -m pytest -n 3 --dist loadfile --port 8080")],
 )
 def test_make_hands_its_arguments_on(target: str, command: str) -> None:
     assert run(ROOT, "make", "--dry-run", target, "ARGS=--port 8080").stdout.splitlines()[-1] == command
