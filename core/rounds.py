@@ -18,8 +18,8 @@ AROUND = 32  # partitions looked at together
 FLOWING = 4  # commands in a batch: fewer are no load
 ENOUGH = 250  # commands in a batch: waiting for more would make none of them cheaper
 LINGER_LEAST_SECONDS = 0.002
-LINGER_MOST_SECONDS = 0.03
-LINGER_BATCHES = 2.0  # wait for as long as so many batches have taken, lately: the busier the machine, the longer
+LINGER_MOST_SECONDS = 0.02
+LINGER_BATCHES = 1.0  # wait for as long as so many batches have taken, lately: the busier the machine, the longer
 IDLE_LINGERS = 3  # nothing has come for so long: the flow is over
 
 
@@ -100,10 +100,10 @@ class Rounds:
         return dealt_with
 
     def _leave(self, kept: set[int]) -> None:
-        """Let bells ring again; one is rung at once if something is left, and who hears it sees the others."""
-        left = [partition for partition in kept if self._lookout.release(partition)]
-        if left:
-            self._ring(left[0])
+        """Let bells ring again, and ring at once where something is left: who hears one may be gone after a small batch."""
+        for partition in kept:
+            if self._lookout.release(partition):
+                self._ring(partition)
 
     def _batch(self, partition: int, keep_from: int) -> tuple[int, int]:
         begun = self._clock()

@@ -126,6 +126,13 @@ def test_a_stint_ends_and_somebody_is_woken_for_what_is_left(lanes: Lanes) -> No
     assert lanes.rung[-1:] == [0]
 
 
+def test_somebody_is_woken_for_each_partition_in_which_something_is_left(lanes: Lanes) -> None:
+    lanes.send(0, 100_000)
+    lanes.send(1, 100_000)
+    lanes.rounds(0)
+    assert set(lanes.rung[-2:]) == {0, 1}
+
+
 def test_of_many_partitions_only_those_around_are_looked_at() -> None:
     lanes = Lanes(partitions=3 * AROUND)
     for partition in (AROUND, 2 * AROUND):
