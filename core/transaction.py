@@ -43,9 +43,11 @@ SETTING_COLUMNS = (
 
 CHANGING_COLUMNS = ("id", "name", "status", "seats", "cancelled_at", "rank", "checked_in_at")  # of a reservation
 
-# A batch finds its few rows by index, however large the tables are; an estimate that is off must not lead to a whole table.
+# A batch finds its few rows by index, however large the tables are; an estimate that is off must not lead to a whole table, nor
+# to a whole session: dear rows make the narrowest index the cheapest, also where a wider one has a level less.
 BEGIN_AND_LOCK = """
 BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+SET LOCAL cpu_tuple_cost = 1; SET LOCAL cpu_index_tuple_cost = 1;
 SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"""
 
 SESSIONS_FOR_UPDATE = """
