@@ -45,6 +45,7 @@ from core.model import (
 )
 from core.numbering import Incident
 from core.operations import Operations, Overview
+from core.phases import PageNow, PageReader, turns
 from core.projections import Head, JobNow, Projections, SessionNow
 from core.prune import Prune
 from core.pulse import Pulse
@@ -253,7 +254,9 @@ class ApiServices:
         jobs: Feed[str, JobNow] = Feed(self.job_now, prefix_of_job, by_id=True)
         sessions: Feed[int, SessionNow] = Feed(self.session_now, prefix_of_session)
         operating: Feed[str, Overview] = Feed(self._overview, no_prefix, look_again_seconds=OVERVIEW_SECONDS)
-        self.streams = Streams(jobs, sessions, operating, self._is_valid)
+        reader = PageReader(self.session_now, partial(self.in_thread, self.queries.session))
+        pages: Feed[int, PageNow] = Feed(reader, prefix_of_session, turns=turns)
+        self.streams = Streams(jobs, sessions, pages, operating, self._is_valid)
         self.followers = Followers(self._subscriber, self.job, self.streams)
         limits_client = connect_async(loaded.redis_url, max_connections=1)
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
@@ -404,7 +407,8 @@ class ApiServices:
         if job.outcome is None:
             return JobNow(job, await self.projections.traffic(job.session_id))
         job = await self.as_it_counts(job)
-        return JobNow(job, None, await self.waitlist_position(job))
+        ended = job.reservation is not None and job.reservation.status == CANCELLED and await self._is_cancelled(job.session_id)
+        return JobNow(job, None, await self.waitlist_position(job), ended)
 
     async def session_now(self, session_id: int) -> SessionNow | None:
         """A session's counters as they stand."""

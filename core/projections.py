@@ -54,11 +54,13 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class JobNow:
-    """A job as it stands: while it is queued with its traffic, later with its reservation's place in the waitlist."""
+    """A job as it stands: while it is queued with its traffic, later with its reservation's place in the waitlist.
+    `session_cancelled`: of a cancelled reservation, whether its session is so too."""
 
     job: Job
     traffic: Traffic | None = None
     position: int | None = None
+    session_cancelled: bool = False
 
     @property
     def is_final(self) -> bool:

@@ -41,7 +41,7 @@ class Over(Exception):
 class _Topic(Generic[Key, Value]):
     """One thing that is looked at. `begun` counts its readings, `reading` is the last that ended, `state` counts changes."""
 
-    __slots__ = ("begun", "key", "looked_at", "prefix", "reading", "state", "value", "viewers")
+    __slots__ = ("begun", "key", "looked_at", "prefix", "reading", "state", "turn", "value", "viewers")
 
     def __init__(self, key: Key, prefix: bytes) -> None:
         self.key = key
@@ -50,6 +50,7 @@ class _Topic(Generic[Key, Value]):
         self.value: Value | None = None
         self.begun = self.reading = self.state = 0
         self.looked_at = 0.0
+        self.turn: asyncio.TimerHandle | None = None
 
 
 class Viewer(Generic[Value]):
@@ -106,7 +107,8 @@ class Feed(Generic[Key, Value]):
     """All that is looked at of one kind. `read(key)` gives its present state, or None when there is none (any more).
 
     `prefix(key)` is how the ids of the jobs begin whose outcomes may change it; `by_id`: the keys are job ids themselves. What no
-    news came of is read again after `look_again_seconds`, so that a lost message costs so much.
+    news came of is read again after `look_again_seconds`, so that a lost message costs so much. `turns(value)`: seconds until it
+    becomes another by the clock alone, if it does.
     """
 
     def __init__(
@@ -115,11 +117,13 @@ class Feed(Generic[Key, Value]):
         prefix: Callable[[Key], bytes],
         by_id: bool = False,
         look_again_seconds: float = LOOK_AGAIN_SECONDS,
+        turns: Callable[[Value], float | None] | None = None,
     ) -> None:
         self.look_again_seconds = look_again_seconds
         self._read = read
         self._prefix = prefix
         self._by_id = by_id
+        self._turns = turns
         self._topics: dict[Key, _Topic[Key, Value]] = {}
         self._of_prefix: dict[bytes, set[Key]] = {}
         self._due: set[Key] = set()
@@ -144,6 +148,8 @@ class Feed(Generic[Key, Value]):
         if topic.viewers or self._topics.get(topic.key) is not topic:
             return
         del self._topics[topic.key]
+        if topic.turn is not None:
+            topic.turn.cancel()
         alike = self._of_prefix[topic.prefix]
         alike.discard(topic.key)
         if not alike:
@@ -180,6 +186,17 @@ class Feed(Generic[Key, Value]):
     def _want(self, key: Key) -> None:
         self._due.add(key)
         self._news.set()
+
+    def _await_turn(self, topic: _Topic[Key, Value], value: Value) -> None:
+        """Look at it when its time has come. What is further off than the next look is seen to by that one."""
+        if self._turns is None:
+            return
+        if topic.turn is not None:
+            topic.turn.cancel()
+            topic.turn = None
+        seconds = self._turns(value)
+        if seconds is not None and seconds < 2 * self.look_again_seconds and topic.viewers:
+            topic.turn = asyncio.get_running_loop().call_later(seconds, self._want, topic.key)
 
     async def run(self) -> None:
         """Rounds, for ever: read what there is news of, tell it, rest."""
@@ -218,6 +235,7 @@ class Feed(Generic[Key, Value]):
             for viewer in list(topic.viewers):
                 viewer.end()
             return 0
+        self._await_turn(topic, value)
         if value != topic.value:
             topic.value = value
             topic.state += 1
@@ -232,12 +250,15 @@ class Feed(Generic[Key, Value]):
 class Streams:
     """The feeds of this process, and what keeps all their viewers alive and honest."""
 
-    def __init__(self, jobs: Feed, sessions: Feed, operations: Feed, is_valid: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(
+        self, jobs: Feed, sessions: Feed, pages: Feed, operations: Feed, is_valid: Callable[[str], Awaitable[bool]]
+    ) -> None:
         """`is_valid(key)`: whether it still opens anything; raises Unavailable when that cannot be told."""
         self.jobs = jobs
         self.sessions = sessions
+        self.pages = pages
         self.operations = operations
-        self._feeds = (jobs, sessions, operations)
+        self._feeds = (jobs, sessions, pages, operations)
         self._is_valid = is_valid
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -301,7 +301,9 @@ def _example(title: str, description: str, location: str, days: int, capacity: i
 
 
 def _first_session(client: Client) -> dict[str, Any] | None:
-    results = client.get("/api/sessions/?page_size=1").body.get("results") or [None]
+    """One that can still be reserved in."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    results = client.get(f"/api/sessions/?page_size=1&starts_after={now}").body.get("results") or [None]
     return results[0]
 
 

@@ -12,13 +12,16 @@ from urllib.parse import urlencode
 
 from api.messages import OUTCOMES, translated
 from api.pages.markup import Markup, fill, joined, lines
-from api.pages.words import moment, say, span
+from api.pages.words import moment, number, say, span
 from core.mailbox import SessionHead
 from core.model import CANCEL, CANCELLED, CONFIRMED, WAITLISTED, JobReservation, Session
+from core.phases import CLOSED, OPEN
 from core.projections import JobNow
 from core.queries import OwnReservation, SessionView
+from core.validation import EMAIL_MAX, NAME_MAX
 
 BOOKABLE: Final = ("open", "waitlist")
+DONE: Final = ("session_cancelled", "over", "started")
 Counts = SessionHead | Session
 
 _FRAME = """<!doctype html>
@@ -38,6 +41,8 @@ _FRAME = """<!doctype html>
 <a class="skip unseen" href="#content">{skip}</a>
 <header class="bar narrow"><span class="brand">{brand}</span>
 <a href="{switch}" lang="{other}" hreflang="{other}">{another}</a></header>
+<p class="unseen" role="status" id="said"></p>
+<div class="narrow lost" id="lost" hidden><p class="notice warn">{lost}</p></div>
 <main id="content" class="narrow stack" tabindex="-1">
 {main}
 </main>
@@ -46,6 +51,7 @@ _FRAME = """<!doctype html>
 """
 _REFRESH = Markup('<noscript><meta http-equiv="refresh" content="2"></noscript>')
 _FACT = "<div><dt>{name}</dt><dd>{value}</dd></div>"
+_WORDS = '<bdi>{text}</bdi>'
 _TIME = '<time datetime="{iso}" data-moment="{kind}" data-end="{end}">{text}</time>'
 _PLACES = """<p class="number"><strong>{text}</strong>{waiting}</p>
 <meter class="fill" min="0" max="{capacity}" value="{reserved}" aria-label="{label}">{text}</meter>
@@ -53,12 +59,12 @@ _PLACES = """<p class="number"><strong>{text}</strong>{waiting}</p>
 _FIELD = """<div class="field"><label for="{name}">{label}</label>
 <input id="{name}" name="{name}" {kind} value="{value}"{invalid}>
 {hint}{wrong}</div>"""
-_FORM = """<section class="card stack" id="booking"><h2>{title}</h2>
+_FORM = """<section class="card stack" id="booking"{hidden}><h2>{title}</h2>
 {trouble}
 <form method="post" action="{action}" data-send novalidate>
 {fields}
 <input type="hidden" name="form" value="{token}">
-<p class="notice bad" role="alert" data-offline hidden>{offline}</p>
+<p class="notice bad" role="alert" data-offline="{offline}" hidden></p>
 <button type="submit">{send}</button>
 </form></section>"""
 _OUTCOME = """<h1 tabindex="-1" data-focus>{title}</h1>
@@ -83,24 +89,23 @@ def page(title: str, main: Markup, language: str, switch: Callable[[str], str], 
         brand="Aforo",
         switch=switch(other),
         other=other,
+        lost=say("lost", language),
         another="View in English" if other == "en" else "Ver en español",
         main=main,
     ).encode()
 
 
-def shape_of(view: SessionView, now: Counts, at: datetime) -> str:
+def shape_of(now: Counts, phase: str) -> str:
     """What a session is to somebody who wants to come: open, waitlist, full, closed, not_open, started, over or
     session_cancelled."""
     if now.state == CANCELLED:
         return "session_cancelled"
-    if at >= view.end_time:
-        return "over"
-    if at >= view.start_time:
-        return "started"
-    if now.state != "open" or (view.closes_at is not None and at >= view.closes_at):
-        return "closed"
-    if view.opens_at is not None and at < view.opens_at:
-        return "not_open"
+    if phase in DONE:
+        return phase
+    if now.state != "open":
+        return CLOSED
+    if phase != OPEN:
+        return phase
     if now.reserved < now.capacity and not now.waiting:
         return "open"
     return "waitlist" if now.capacity and now.waiting < now.waitlist_capacity else "full"
@@ -108,19 +113,21 @@ def shape_of(view: SessionView, now: Counts, at: datetime) -> str:
 
 def places(view: SessionView, now: Counts, shape: str, language: str) -> Markup:
     """How many places there are, and what that means."""
-    left = max(0, now.capacity - now.reserved) if shape != "session_cancelled" else 0
-    word = "none_left" if not left else "one_left" if left == 1 else "places_left"
-    text = say(word, language, left=left, capacity=now.capacity)
-    if shape in ("session_cancelled", "over", "started"):
+    if shape in DONE:
         return _notice(shape, "bad" if shape == "session_cancelled" else "", language)
+    left = max(0, now.capacity - now.reserved)
+    none = {0: "no_places", 1: "only_taken"}.get(now.capacity, "none_left")
+    word = none if not left else "one_left" if left == 1 else "places_left"
+    text = say(word, language, left=left, capacity=now.capacity)
     waiting = fill(' · <span class="muted">{text}</span>', text=say("waiting", language, waiting=now.waiting))
     notice = Markup()
     if shape == "not_open" and view.opens_at is not None:
         words = say("not_open", language, when="{when}")
         before, _, after = words.partition("{when}")
         notice = fill('<p class="notice">{a}{time}{b}</p>', a=before, time=_time(view.opens_at, language), b=after)
-    elif shape != "open":
-        notice = _notice({"waitlist": "waitlist_open"}.get(shape, shape), "warn", language)
+    elif shape != "open" and now.capacity:
+        full = "full" if now.waitlist_capacity else "full_for_all"
+        notice = _notice({"waitlist": "waitlist_open", "full": full}.get(shape, shape), "warn", language)
     return fill(
         _PLACES,
         text=text,
@@ -145,11 +152,21 @@ def about(view: SessionView, language: str) -> Markup:
     when = fill(_TIME, iso=view.start_time.isoformat(), kind="span", end=view.end_time.isoformat(), text=span(view, language))
     facts = [fill(_FACT, name=say("when", language), value=when)]
     if view.location:
-        facts.append(fill(_FACT, name=say("where", language), value=view.location))
+        facts.append(fill(_FACT, name=say("where", language), value=fill(_WORDS, text=view.location)))
     if view.closes_at is not None:
         facts.append(fill(_FACT, name=say("closes", language), value=_time(view.closes_at, language)))
-    told = fill("<p>{text}</p>", text=lines(view.description)) if view.description else None
+    told = fill('<p class="told" dir="auto">{text}</p>', text=lines(view.description)) if view.description else None
     return joined(told, fill('<dl class="facts">{facts}</dl>', facts=joined(*facts)))
+
+
+def heading(view: SessionView, language: str) -> Markup:
+    """The same with its title, for the page of its own."""
+    return joined(fill('<h1 dir="auto">{title}</h1>', title=view.title), about(view, language))
+
+
+def told_of(view: SessionView) -> tuple[Any, ...]:
+    """What `heading` shows of it."""
+    return (view.title, view.description, view.location, view.start_time, view.end_time, view.closes_at)
 
 
 def session(
@@ -165,30 +182,35 @@ def session(
     """The page of a session. `given`: what somebody has filled in, `wrong` and `trouble` what is the matter with it."""
     events = url(f"/s/{view.id}/events", language)
     head = fill(
-        '<div class="card stack"><h1>{title}</h1>{about}'
-        '<div id="places" class="stack" data-events="{events}" data-shape="{shape}" aria-live="polite" aria-atomic="true">'
-        "{places}</div></div>",
-        title=view.title,
-        about=about(view, language),
+        '<div class="card stack"><div id="about" class="stack">{heading}</div>'
+        '<div id="places" class="stack" data-events="{events}" data-shape="{shape}" tabindex="-1">{places}</div></div>',
+        heading=heading(view, language),
         events=events,
         shape=shape,
         places=places(view, now, shape, language),
     )
-    if shape not in BOOKABLE:
+    if shape in DONE:
         return head
-    return joined(head, _form(view, now, language, token, given or {}, wrong or {}, trouble))
+    return joined(head, _form(view, now, shape in BOOKABLE, language, token, given or {}, wrong or {}, trouble))
+
+
+def most_seats(view: SessionView, now: Counts) -> int:
+    """How many seats one may ask for at most."""
+    return max(1, min(view.max_seats_per_reservation, now.capacity))
 
 
 def _form(
     view: SessionView,
     now: Counts,
+    is_shown: bool,
     language: str,
     token: str,
     given: Mapping[str, str],
     wrong: Mapping[str, str],
     trouble: str | None,
 ) -> Markup:
-    most = view.max_seats_per_reservation
+    """It is there, if hidden, also before reservations open: then nobody who looks already has to fetch anything."""
+    most = most_seats(view, now)
 
     def field(name: str, kind: str, value: str = "", hint: str | None = None) -> Markup:
         bad = wrong.get(name)
@@ -206,8 +228,8 @@ def _form(
         )
 
     fields = [
-        field("name", 'type="text" autocomplete="name" maxlength="200" required'),
-        field("email", 'type="email" autocomplete="email" maxlength="254" inputmode="email" required'),
+        field("name", f'type="text" autocomplete="name" maxlength="{NAME_MAX}" required'),
+        field("email", f'type="email" autocomplete="email" maxlength="{EMAIL_MAX}" inputmode="email" required'),
     ]
     if most > 1:
         hint = say("seats_hint", language, most=most)
@@ -220,6 +242,7 @@ def _form(
     summary = '<p class="notice bad" role="alert" tabindex="-1" data-focus>{text}</p>'
     return fill(
         _FORM,
+        hidden=Markup("" if is_shown else " hidden"),
         title=say("reserve_title", language),
         trouble=fill(summary, text=said) if said else Markup(),
         action=url(f"/s/{view.id}", language),
@@ -232,10 +255,17 @@ def _form(
 
 def followed(now: JobNow, inner: Markup, events: str, view: SessionView, language: str) -> Markup:
     """What became of a request, in the place where its stream puts what follows; and which session it is about."""
-    is_over = ' data-events="{events}"' if not now.is_final else ""
-    template = '<section class="card stack" id="outcome" aria-live="polite" aria-atomic="true"' + is_over + ">{inner}</section>"
-    what = '<section class="card stack"><h2>{title}</h2>{about}</section>'
-    return joined(fill(template, events=events, inner=inner), fill(what, title=view.title, about=about(view, language)))
+    goes_on = ' data-events="{events}"' if not now.is_final else ""
+    template = '<section class="card stack" id="outcome" data-shape="{shape}"' + goes_on + ">{inner}</section>"
+    what = '<section class="card stack"><h2 dir="auto">{title}</h2>{about}</section>'
+    outcome = fill(template, events=events, shape=shape_of_job(now), inner=inner)
+    return joined(outcome, fill(what, title=view.title, about=about(view, language)))
+
+
+def shape_of_job(now: JobNow) -> str:
+    """What a request is to whoever sent it; another shape is worth a fresh look."""
+    held = now.job.reservation
+    return f"{now.job.outcome}-{held.status if held else None}-{now.session_cancelled}"
 
 
 def outcome(now: JobNow, language: str, manage_token: Callable[[int], str]) -> Markup:
@@ -246,6 +276,8 @@ def outcome(now: JobNow, language: str, manage_token: Callable[[int], str]) -> M
         return _shown("queued_title", "", _ahead(now, language), language, _small("queued_here", language))
     if job.kind != CANCEL and held is not None and held.status in (CONFIRMED, WAITLISTED):
         return _held(now, held, language, manage_token)
+    if now.session_cancelled:
+        return _shown("ended_title", "bad", say("ended", language), language, back)
     if (held is not None and held.status == CANCELLED) or job.outcome == CANCELLED:
         return _shown("cancelled_title", "", say("cancelled", language), language, back)
     text = translated(OUTCOMES[job.outcome], language)
@@ -258,7 +290,7 @@ def _held(now: JobNow, held: JobReservation, language: str, manage_token: Callab
         _link(url(f"{path}.ics", language, key=token), say("calendar", language), "") if held.status == CONFIRMED else None,
         _link(url(path, language, key=token), say("manage", language), "quiet"),
     ]
-    row = fill('<div class="row">{links}</div>', links=joined(*links))
+    row = fill('<div class="row choices">{links}</div>', links=joined(*links))
     if held.status == CONFIRMED:
         words = say("confirmed_one", language) if held.seats == 1 else say("confirmed", language, seats=held.seats)
         words = (say("let_in", language) if now.job.outcome == WAITLISTED else "") + words
@@ -273,7 +305,7 @@ def _ahead(now: JobNow, language: str) -> str:
     word = "queued_ahead" if ahead else "queued_next"
     if traffic is None or traffic.pace <= 0:
         return say(f"{word}_only", language, ahead=ahead)
-    return say(word, language, ahead=ahead, seconds=f"{max(0.1, traffic.depth / traffic.pace):.1f}")
+    return say(word, language, ahead=ahead, seconds=max(0.1, traffic.depth / traffic.pace))
 
 
 def _shown(title: str, tone: str, text: str, language: str, more: Markup) -> Markup:
@@ -296,45 +328,51 @@ def waiting_head(now: JobNow) -> Markup | None:
 def own(found: OwnReservation, language: str, token: str, key: str, at: datetime) -> Markup:
     """One's own reservation, with the form that gives it back."""
     held, view = found.reservation, found.session
-    status = say(f"own_{held.status}", language, position=found.position or 1)
+    ended = view.cancelled_at is not None
+    status = say("own_ended" if ended else f"own_{held.status}", language, position=found.position or 1)
     facts = joined(
         fill(_FACT, name=say("status", language), value=status),
-        fill(_FACT, name=say("name", language), value=held.name),
-        fill(_FACT, name=say("places", language), value=held.seats),
+        fill(_FACT, name=say("name", language), value=fill(_WORDS, text=held.name)),
+        fill(_FACT, name=say("places", language), value=number(held.seats, language)),
     )
     path = f"/s/{view.id}/reservations/{held.id}"
     shown = fill(
-        '<div class="card stack"><h1>{title}</h1><h2>{session}</h2>{about}<dl class="facts">{facts}</dl>{calendar}</div>',
+        '<div class="card stack"><h1>{title}</h1><h2 dir="auto">{session}</h2>{about}'
+        '<dl class="facts">{facts}</dl>{calendar}</div>',
         title=say("own_title", language),
         session=view.title,
         about=about(view, language),
         facts=facts,
         calendar=_link(url(f"{path}.ics", language, key=key), say("calendar", language), "quiet")
-        if held.status != CANCELLED
+        if held.status != CANCELLED and not ended
         else Markup(),
     )
-    if held.status == CANCELLED or at >= view.start_time:
-        return joined(shown, _link(url(f"/s/{view.id}", language), say("back", language), "quiet") if view.public else None)
+    back = _link(url(f"/s/{view.id}", language), say("back", language), "quiet") if view.public else Markup()
+    if held.status == CANCELLED or ended or at >= view.start_time:
+        return joined(shown, back)
     form = fill(
         '<section class="card stack"><h2>{title}</h2><p>{hint}</p><form method="post" action="{action}" data-send>'
         '<input type="hidden" name="form" value="{token}">'
-        '<p class="notice bad" role="alert" data-offline hidden>{offline}</p>'
-        '<button class="danger" type="submit">{send}</button></form></section>',
+        '<p class="notice bad" role="alert" data-offline="{offline}" hidden></p>'
+        '<div class="row choices"><button class="danger" type="submit">{send}</button>{back}</div></form></section>',
         title=say("cancel_title", language),
-        hint=say("cancel_hint", language),
+        hint=say("cancel_hint" if held.status == CONFIRMED else "cancel_hint_waiting", language),
         action=url(path, language, key=key),
         token=token,
         offline=say("offline", language),
         send=say("cancel", language),
+        back=back,
     )
     return joined(shown, form)
 
 
-def trouble(title: str, text: str) -> Markup:
-    """Something went wrong, or is not there."""
-    return fill('<div class="card stack"><h1 tabindex="-1" data-focus>{title}</h1><p>{text}</p></div>', title=title, text=text)
+def trouble(title: str, text: str, language: str, session: str | None) -> Markup:
+    """Something went wrong, or is not there. `session`: where to go back to."""
+    back = None if session is None else _link(url(f"/s/{session}", language), say("back", language), "quiet")
+    shown = '<div class="card stack"><h1 tabindex="-1" data-focus>{title}</h1><p data-detail>{text}</p>{back}</div>'
+    return fill(shown, title=title, text=text, back=back or Markup())
 
 
-def part(where: str, inner: Markup, shape: str, is_last: bool) -> dict[str, Any]:
-    """What a stream brings: markup for the element with this id."""
-    return {"id": where, "html": inner, "shape": shape, "last": is_last}
+def part(where: str, inner: Markup, shape: str, is_last: bool, about: Markup | None = None) -> dict[str, Any]:
+    """What a stream brings: markup for the element with this id; and for the session's heading, if that has changed."""
+    return {"id": where, "html": str(inner), "shape": shape, "last": is_last, "about": about and str(about)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import falcon.asgi
@@ -12,6 +13,7 @@ from api.pages.markup import HEADERS
 from api.pages.words import say
 
 PAGES: Final = "/s/"
+OF_SESSION: Final = re.compile(r"/s/([0-9]{1,18})(?:/|$)", re.ASCII)
 NOT_THERE: Final = ("session_not_found", "job_not_found", "reservation_not_found", "not_found")
 
 
@@ -31,7 +33,10 @@ def show(req: falcon.asgi.Request, resp: falcon.asgi.Response, status: int, code
     language = spoken(req)
     is_gone = code in NOT_THERE
     title = say("gone_title" if is_gone else "trouble_title", language)
-    main = trouble(title, say("gone", language) if is_gone else detail)
+    session = OF_SESSION.match(req.path)
+    is_own = code in ("job_not_found", "reservation_not_found")
+    text = say("gone_own" if is_own else "gone", language) if is_gone else detail
+    main = trouble(title, text, language, session[1] if session and (is_own or not is_gone) else None)
     send(resp, page(title, main, language, lambda other: f"{req.path}?lang={other}"), language, status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from babel.dates import format_datetime, format_time
+from babel.numbers import format_decimal
 
 from api.messages import translated
 from core.queries import SessionView
@@ -13,11 +14,13 @@ WORDS: Final = {
     "skip": "Skip to the content",
     "when": "When",
     "where": "Where",
-    "closes": "Closes",
+    "closes": "Reserve until",
     "places": "Places",
     "places_left": "{left} of {capacity} places free",
     "one_left": "1 of {capacity} places free: the last one",
     "none_left": "All {capacity} places are taken",
+    "only_taken": "The only place is taken",
+    "no_places": "There are no places",
     "waiting": "{waiting} waiting",
     "reserve": "Reserve",
     "reserve_title": "Reserve your place",
@@ -28,18 +31,20 @@ WORDS: Final = {
     "may_wait": "If no place is free, put me on the waiting list",
     "waitlist_open": "It is full, but you can join the waiting list. Who waits longest is let in first, by itself.",
     "full": "It is full, and so is the waiting list. Places come free when somebody cancels; this page shows it at once.",
+    "full_for_all": "It is full. Places come free when somebody cancels; this page shows it at once.",
     "closed": "It takes no more reservations.",
     "not_open": "Reservations open on {when}.",
     "started": "It has started.",
     "over": "It is over.",
     "session_cancelled": "It has been cancelled.",
-    "bad_name": "Give your name, in at most 200 characters.",
+    "bad_name": "Give your name, in at most {longest} characters.",
     "bad_email": "This does not look like an e-mail address. One looks like ana@example.org.",
     "bad_seats": "Choose from 1 to {most} places.",
     "must_wait": "All places are taken. Tick the waiting list if you want to wait for one.",
     "look_again": "Please look at the form again",
     "form_old": "This form was open for too long or was sent already. Please check it and send it again.",
     "offline": "That did not get through. You can safely send it again: it will not count twice.",
+    "lost": "There is no connection at the moment, so this may be out of date. It goes on by itself.",
     "queued_title": "Your request is in",
     "queued_ahead": "{ahead} ahead of you, about {seconds} s.",
     "queued_ahead_only": "{ahead} ahead of you.",
@@ -54,7 +59,9 @@ WORDS: Final = {
     "waitlisted": "You are number {position} in line.",
     "waitlisted_here": "You need not do anything: this page tells you when you are in, now or when you come back to it.",
     "cancelled_title": "It is cancelled",
-    "cancelled": "Your reservation is cancelled. The place goes to whoever is next.",
+    "cancelled": "Your reservation is cancelled. What comes free goes to whoever is next.",
+    "ended_title": "The session is cancelled",
+    "ended": "It does not take place, so your reservation has ended too.",
     "refused_title": "That did not work",
     "calendar": "Add to calendar",
     "manage": "See or cancel my reservation",
@@ -64,19 +71,28 @@ WORDS: Final = {
     "own_confirmed": "Confirmed",
     "own_waitlisted": "Waiting, number {position} in line",
     "own_cancelled": "Cancelled",
+    "own_ended": "Cancelled, as the session is",
     "status": "Status",
     "cancel": "Cancel my reservation",
     "cancel_title": "Do you want to cancel?",
     "cancel_hint": "The place goes to whoever is next, and cannot be taken back.",
+    "cancel_hint_waiting": "You lose your place in line, and it cannot be taken back.",
     "gone_title": "There is nothing here",
     "gone": "This session does not exist, or has no public page.",
+    "gone_own": "This address opens nothing. Perhaps the end of it is missing.",
     "trouble_title": "That did not work",
 }
 
 
 def say(word: str, language: str, **values: Any) -> str:
-    """What a page says, in that language."""
-    return translated(WORDS[word], language).format(**values)
+    """What a page says, in that language; numbers as they are written in it."""
+    shown = {name: number(value, language) if isinstance(value, int | float) else value for name, value in values.items()}
+    return translated(WORDS[word], language).format(**shown)
+
+
+def number(value: float, language: str) -> str:
+    """A number as people write it: 1,000,000 or 1.000.000; what is no whole number with one digit after the point."""
+    return format_decimal(value, "#,##0" if isinstance(value, int) else "#,##0.0", locale=language)
 
 
 def moment(value: Any, language: str) -> str:

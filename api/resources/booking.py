@@ -21,6 +21,7 @@ from api.forms import is_ours, key_of, new_token, read_form
 from api.limits import address_of
 from api.pages import booking
 from api.pages.errors import send, spoken
+from api.pages.markup import Markup
 from api.pages.words import say
 from api.requests import job_id, reservation_id, session_id
 from api.resources.reservations import calendar
@@ -30,8 +31,10 @@ from api.streams import Event, digest, last_event_id, open_stream
 from core.bootstrap import ApiServices
 from core.errors import IdempotencyKeyReused, InvalidFields, UnknownJob, UnknownReservation, UnknownSession
 from core.model import CANCEL, RESERVE, Arguments, CancelArguments, Job, holder
-from core.projections import JobNow, SessionNow
+from core.phases import PageNow, newer, phase_of
+from core.projections import JobNow
 from core.queries import OwnReservation, SessionView
+from core.validation import NAME_MAX
 
 CLIENT: Final = "web"
 WAIT_SECONDS: Final = 8.0  # that a form without JavaScript waits for its outcome
@@ -52,8 +55,7 @@ class Booking(Sessions):
 
     async def counts(self, view: SessionView) -> booking.Counts:
         """The newer of a session's row and its head in Redis."""
-        head = await self.head(view.id)
-        return view.decided() if head is None or head.version <= view.version else head.now
+        return newer(view, await self.head(view.id))
 
     def token_of(self, job: str) -> str:
         """What opens the page of a job."""
@@ -92,12 +94,13 @@ class BookingPage(Booking):
         view, now = await self.public(session)
         language = spoken(req)
         key = key_of(given.get("form", ""), self._services.page_token) if is_ours(req) else None
-        shape = booking.shape_of(view, now, datetime.now(UTC))
+        shape, most = shape_now(view, now), booking.most_seats(view, now)
         try:
             arguments = reserve_arguments(body_of(given))
+            if arguments.seats > most:
+                raise InvalidFields({"seats": "is too many"})
         except InvalidFields as exc:
-            wrong = wrong_words(exc, view.max_seats_per_reservation, language)
-            self._show(req, resp, view, now, 422, given=given, wrong=wrong)
+            self._show(req, resp, view, now, 422, given=given, wrong=wrong_words(exc, most, language))
             return
         if key is None:
             self._show(req, resp, view, now, 403, given=given, trouble=say("form_old", language))
@@ -121,7 +124,7 @@ class BookingPage(Booking):
         status: int = 200,
         **more: Any,
     ) -> None:
-        language, shape = spoken(req), booking.shape_of(view, now, datetime.now(UTC))
+        language, shape = spoken(req), shape_now(view, now)
         main = booking.session(view, now, shape, language, new_token(self._services.page_token), **more)
         send(resp, booking.page(view.title, main, language, partial(booking.url, f"/s/{view.id}")), language, status)
 
@@ -130,15 +133,17 @@ class BookingEvents(Booking):
     """GET /s/{session}/events"""
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
-        """The places of the page, now and whenever they change."""
+        """The places of the page, now and whenever they change, or the clock changes what they are to anybody."""
         view, _ = await self.public(session)
         language = spoken(req)
 
-        def event(now: SessionNow) -> Event:
-            shape = booking.shape_of(view, now.now, datetime.now(UTC))
-            return _part("places", booking.places(view, now.now, shape, language), shape, False)
+        def event(page: PageNow) -> Event:
+            shape = booking.shape_of(page.now, page.phase)
+            is_known = booking.told_of(page.view) == booking.told_of(view)
+            heading = None if is_known else booking.heading(page.view, language)
+            return _part("places", booking.places(page.view, page.now, shape, language), shape, False, heading)
 
-        open_stream(self._services, req, resp, self._services.streams.sessions, view.id, event)
+        open_stream(self._services, req, resp, self._services.streams.pages, view.id, event)
 
 
 class OutcomePage(Booking):
@@ -177,7 +182,7 @@ class OutcomeEvents(OutcomePage):
 
         def event(now: JobNow) -> Event:
             inner = booking.outcome(now, language, self._services.manage_token)
-            return _part("outcome", inner, str(now.job.outcome) + (_status(now) or ""), now.is_final)
+            return _part("outcome", inner, booking.shape_of_job(now), now.is_final)
 
         if now.is_final and event(now).id == last_event_id(req):
             resp.status = 204
@@ -247,15 +252,17 @@ def body_of(given: dict[str, str]) -> ReserveBody:
 
 def wrong_words(exc: InvalidFields, most: int, language: str) -> dict[str, str]:
     """What is wrong with the form's fields, in words for people."""
-    return {name: say(f"bad_{name}", language, most=most) for name in exc.fields if name in ("name", "email", "seats")}
+    named = [name for name in ("name", "email", "seats") if name in exc.fields]
+    return {name: say(f"bad_{name}", language, most=most, longest=NAME_MAX) for name in named}
 
 
-def _status(now: JobNow) -> str | None:
-    return now.job.reservation and now.job.reservation.status
+def shape_now(view: SessionView, now: booking.Counts) -> str:
+    """What a session is at this moment to somebody who wants to come."""
+    return booking.shape_of(now, phase_of(view, datetime.now(UTC)))
 
 
-def _part(where: str, inner: booking.Markup, shape: str, is_last: bool) -> Event:
-    data = msgspec.json.encode(booking.part(where, str(inner), shape, is_last))
+def _part(where: str, inner: Markup, shape: str, is_last: bool, about: Markup | None = None) -> Event:
+    data = msgspec.json.encode(booking.part(where, inner, shape, is_last, about))
     return Event("part", digest(data), data, is_last)
 
 

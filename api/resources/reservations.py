@@ -74,7 +74,6 @@ class ReservationItem(OwnReservations):
         arguments = CancelArguments(held.email, own.email_key, None, held.id, any_client=True)
         await self.submit(req, resp, held.session, CANCEL, arguments, holder(held.id))
 
-
     async def anybodys(self, name: str) -> OwnReservation:
         """A reservation, whoever holds it. Raises UnknownReservation."""
         services = self._services

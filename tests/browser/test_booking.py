@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.support.browser import DESK, PHONE, WAIT_MS, Visitor
-from tests.support.http import Api
+from tests.support.http import Api, person
 
 Visit = Callable[..., Visitor]
 
@@ -19,6 +20,10 @@ def book(visitor: Visitor, name: str) -> None:
     page.get_by_label("Name").fill(name)
     page.get_by_label("E-mail address").fill(f"{name.lower()}@example.org")
     page.get_by_role("button", name="Reserve").click()
+
+
+def later(**passed: float) -> str:
+    return (datetime.now(UTC) + timedelta(**passed)).isoformat()
 
 
 def heading(page: Page, text: str) -> None:
@@ -56,36 +61,100 @@ def test_four_people_three_places_and_who_waits_is_let_in_without_touching_anyth
     assert watching.strangers() == []
 
 
-def test_it_can_be_done_with_the_keyboard_alone(api: Api, visit: Visit) -> None:
-    session = api.new_session(public=True, waitlist_capacity=1)
+def test_somebody_books_waits_and_cancels_with_the_keyboard_alone(api: Api, visit: Visit) -> None:
+    session = api.new_session(public=True, capacity=1, waitlist_capacity=1)
+    first = person()
+    api.reserve(session, first)
     visitor = visit(f"/s/{session}", size=DESK)
-    keys = visitor.page.keyboard
-    for expected in ("Skip to the content", "Ver en español"):
-        keys.press("Tab")
-        assert visitor.focused() == expected
-    for text in ("Ana", "not an address", "2"):
-        keys.press("Tab")
-        keys.press("ControlOrMeta+a")
-        keys.type(text)
+    page, keys = visitor.page, visitor.page.keyboard
+    assert visitor.tab(3) == ["Skip to the content", "Ver en español", ""]
+    keys.type("Ana")
+    assert visitor.tab(1) == [""]
+    keys.type("not an address")
+    assert visitor.tab(2) == ["yes", "Reserve"]
     keys.press("Enter")
-    expect(visitor.page.get_by_role("alert").first).to_be_focused(timeout=WAIT_MS)
-    assert visitor.page.get_by_label("E-mail address").get_attribute("aria-invalid") == "true"
-    assert visitor.page.get_by_label("Name").input_value() == "Ana"
-    for _ in range(2):
-        keys.press("Tab")
+    expect(page.get_by_role("alert").first).to_be_focused(timeout=WAIT_MS)
+    assert page.get_by_label("E-mail address").get_attribute("aria-invalid") == "true"
+    assert visitor.tab(2) == ["Ana", "not an address"]
     keys.press("ControlOrMeta+a")
     keys.type("ana@example.org")
+    keys.press("Tab")
+    keys.press("Space")  # not to wait
     keys.press("Enter")
+    expect(page.get_by_role("alert").first).to_contain_text("Tick the waiting list", timeout=WAIT_MS)
+    assert visitor.tab(3) == ["Ana", "ana@example.org", "yes"]
+    keys.press("Space")
+    keys.press("Enter")
+    heading(page, "You are on the waiting list")
+    assert visitor.focused() == "You are on the waiting list"
+    expect(page.locator("#said")).to_contain_text("You are number 1 in line.", timeout=WAIT_MS)
+    api.cancel(session, first["email"])
+    heading(page, "You are in")
+    assert visitor.focused() == "You are in"
+    expect(page.locator("#said")).to_contain_text("A place came free.", timeout=WAIT_MS)
+    assert visitor.tab(2) == ["Add to calendar", "See or cancel my reservation"]
+    assert visitor.tab(2, back=True) == ["Add to calendar", "Ver en español"]
+    visitor.tab(2)
+    keys.press("Enter")
+    heading(page, "Your reservation")
+    assert visitor.tab(4)[-2:] == ["Add to calendar", "Cancel my reservation"]
+    assert visitor.tab(1) == ["Back to the session"]
+    visitor.tab(1, back=True)
+    keys.press("Enter")
+    heading(page, "It is cancelled")
+    assert visitor.focused() == "It is cancelled"
+    assert api.free(session) == 1
+
+
+def test_the_form_comes_and_goes_by_the_servers_clock(api: Api, visit: Visit) -> None:
+    session = api.new_session(public=True, opens_at=later(days=1))
+    visitor = visit(f"/s/{session}")
+    page = visitor.page
+    page.clock.set_fixed_time("2001-01-01T00:00:00Z")
+    expect(page.locator("#places")).to_contain_text("Reservations open on", timeout=WAIT_MS)
+    expect(page.get_by_role("button", name="Reserve")).to_be_hidden()
+    api.configure(session, opens_at=later(seconds=1))
+    page.get_by_label("Name").fill("Ana")  # as soon as it is there
+    assert "opens" not in page.locator("#places").inner_text()
+    api.configure(session, closes_at=later(seconds=1))
+    expect(page.locator("#places")).to_contain_text("It takes no more reservations.", timeout=WAIT_MS)
+    expect(page.get_by_label("Name")).to_be_hidden()
+    expect(page.locator("#places")).to_be_focused()  # the field that had the focus is gone
+    expect(page.locator("#said")).to_contain_text("It takes no more reservations.", timeout=WAIT_MS)
+
+
+def test_a_page_without_a_stream_says_so_looks_by_itself_and_catches_up(api: Api, visit: Visit) -> None:
+    session = api.new_session(public=True, capacity=9)
+    visitor = visit(f"/s/{session}")
+    page = visitor.page
+    page.route("**/events?*", lambda route: route.fulfill(status=503))
+    page.reload()
+    expect(page.locator("#lost")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#said")).to_contain_text("There is no connection at the moment", timeout=WAIT_MS)
+    api.reserve(session)
+    expect(page.locator("#places")).to_contain_text("8 of 9", timeout=WAIT_MS)
+    page.unroute("**/events?*")
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    expect(page.locator("#lost")).to_be_hidden(timeout=WAIT_MS)
+    api.patch(f"/api/sessions/{session}/", json={"public": False})
+    page.evaluate("window.dispatchEvent(new Event('online'))")
+    heading(page, "There is nothing here")
+
+
+def test_what_was_typed_stays_when_the_form_is_turned_away(api: Api, visit: Visit) -> None:
+    session = api.new_session(public=True)
+    visitor = visit(f"/s/{session}")
+
+    def turn_away(route: Route) -> None:
+        route.fulfill(response=route.fetch(url=visitor.page.url.replace(f"/s/{session}", "/s/x"), method="GET"), status=429)
+
+    visitor.page.route(f"**/s/{session}?*", turn_away)
+    book(visitor, "Ana")
+    expect(visitor.page.get_by_role("alert")).to_contain_text("This session does not exist", timeout=WAIT_MS)  # what it said
+    expect(visitor.page.get_by_label("Name")).to_have_value("Ana")
+    visitor.page.unroute(f"**/s/{session}?*")
+    visitor.page.get_by_role("button", name="Reserve").click()
     heading(visitor.page, "You are in")
-    keys.press("Tab")
-    keys.press("Tab")
-    assert visitor.focused() == "See or cancel my reservation"
-    keys.press("Enter")
-    heading(visitor.page, "Your reservation")
-    visitor.page.get_by_role("button", name="Cancel my reservation").focus()
-    keys.press("Enter")
-    heading(visitor.page, "It is cancelled")
-    assert api.free(session) == 3
 
 
 def test_it_works_without_javascript(api: Api, visit: Visit) -> None:
@@ -135,7 +204,7 @@ def test_a_lost_network_is_told_and_sending_again_counts_once(api: Api, visit: V
 
 @pytest.mark.parametrize(("size", "scheme"), [(PHONE, "light"), (DESK, "dark")], ids=["phone-light", "desk-dark"])
 def test_everybody_can_read_it(api: Api, visit: Visit, size: dict[str, int], scheme: str) -> None:
-    session = api.new_session(public=True, capacity=1, waitlist_capacity=1, location="x" * 180, description="About\nit")
+    session = api.new_session(public=True, capacity=1, waitlist_capacity=1, title="T" * 120, location="x" * 180)
     visitor = visit(f"/s/{session}", size=size, color_scheme=scheme, reduced_motion="reduce")
 
     def is_readable(where: str) -> None:

@@ -80,6 +80,16 @@ class Visitor:
         """The text of what has the focus."""
         return self.page.evaluate("document.activeElement.innerText || document.activeElement.value || ''")
 
+    def tab(self, times: int, back: bool = False) -> list[str]:
+        """Press Tab so many times; what had the focus each time, which must be seen."""
+        found = []
+        for _ in range(times):
+            self.page.keyboard.press("Shift+Tab" if back else "Tab")
+            found.append(self.focused())
+            outline = self.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+            assert outline != "none", f"one does not see that {found[-1]!r} has the focus"
+        return found
+
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.troubles.append(message.text)

@@ -165,6 +165,23 @@ def test_a_job_is_looked_at_for_its_own_news_and_later_for_its_sessions() -> Non
     asyncio.run(asyncio.wait_for(scenario(), SECONDS))
 
 
+def test_what_changes_by_the_clock_is_looked_at_when_its_time_has_come() -> None:
+    async def scenario() -> None:
+        counter = Counter()
+        until_then = [0.3, 0.2, None]  # a clock that was not there yet when it was looked at is waited for once more
+        feed: Feed[int, int] = Feed(counter.read, prefix_of_session, turns=lambda _: until_then.pop(0) if until_then else None)
+        rounds = asyncio.create_task(feed.run())
+        viewer = feed.viewer(SESSION)
+        for value in range(3):
+            assert await viewer.next() == value
+            counter.value = value + 1
+        assert (counter.readings, until_then) == (3, [])
+        feed.leave(viewer)
+        rounds.cancel()
+
+    asyncio.run(asyncio.wait_for(scenario(), SECONDS))
+
+
 def test_silence_is_broken_and_revoked_keys_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(streams, "TICK_SECONDS", 0.05)
@@ -176,7 +193,7 @@ def test_silence_is_broken_and_revoked_keys_end(monkeypatch: pytest.MonkeyPatch)
             return token not in revoked
 
         counter = Counter()
-        feeds = [Feed(counter.read, prefix_of_session) for _ in range(3)]
+        feeds = [Feed(counter.read, prefix_of_session) for _ in range(4)]
         found = Streams(*feeds, is_valid)
         found.start()
         leaving, staying = (feeds[1].viewer(SESSION, token) for token in ("old", "new"))
