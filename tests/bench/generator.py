@@ -6,64 +6,28 @@ answers do, and counts every latency from that time, so that a stall shows in al
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import math
 import random
-import re
 import sys
 import time
+from array import array
 from collections import defaultdict, deque
-from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
-
-import uvloop
 
 from tests.bench.arithmetic import arrivals
+from tests.bench.lines import Line, Lines
 from tests.bench.workload import Requests
 
-LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)\r\n")
-TICK_SECONDS = 0.001
 HEAD_START_SECONDS = 0.05
+CONNECTING_SECONDS = 10.0
 CLOSING_SECONDS = 5.0
+LOOK_SECONDS = 0.0005
+LATE_MAX = 64  # requests sent in one go while others are due: then answers are let in
 PLAIN, WAITING = "plain", "waiting"
-
-
-class Line(asyncio.Protocol):
-    """One keep-alive connection, one request at a time."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._buffer = b""
-        self.busy = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ready."""
-        self.transport: Any = transport
-
-    def begin(self, kind: str, request: bytes, due: float) -> None:
-        """Send a request that should have gone at `due`."""
-        self.busy, self.kind, self.due, self.sent = True, kind, due, time.monotonic()
-        self.transport.write(request)
-
-    def data_received(self, data: bytes) -> None:
-        """A part of an answer, usually all of it."""
-        if self._buffer:
-            data = self._buffer + data
-        end = data.find(b"\r\n\r\n")
-        length = LENGTH.search(data, 0, end + 2) if end >= 0 else None
-        if length is None or len(data) < end + 4 + int(length[1]):
-            self._buffer = data
-            return
-        self._buffer = b""
-        self.busy = False
-        self._run.answered(self, int(data[9:12]))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The server hung up."""
-        self._run.lost(self)
+KINDS = (PLAIN, WAITING)
+BROKEN = 1  # in place of a status: the line was lost before the answer
 
 
 class Run:
@@ -71,27 +35,30 @@ class Run:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self._task = task
-        self._host, self._port = urlsplit(task["url"]).hostname, urlsplit(task["url"]).port
         self.statuses: dict[str, int] = defaultdict(int)
         self.latencies: dict[str, list[float]] = defaultdict(list)
         self.service: dict[str, list[float]] = defaultdict(list)  # from the moment of sending
         self.broken = 0
-        self.lines: set[Line] = set()
-        self.done = asyncio.Event()
+        self._idle: list[Line] = []
+        self.lines = Lines(task["url"], self.ready, self.answered, self.lost)
 
-    async def line(self) -> Line:
-        """A new connection."""
-        _, line = await asyncio.get_running_loop().create_connection(lambda: Line(self), self._host, self._port)
-        self.lines.add(line)
-        return line
+    def _connect(self) -> None:
+        """The first lines."""
+        for _ in range(self._task["connections"]):
+            self.lines.open()
+        deadline = time.monotonic() + CONNECTING_SECONDS
+        while len(self._idle) < self._task["connections"] and time.monotonic() < deadline:
+            self.lines.wait(0.1)
 
-    def note(self, line: Line, status: int) -> None:
+    def note(self, kind: str, status: int, latency: float, service: float) -> None:
         """Keep what an answer tells."""
-        now = time.monotonic()
-        name = f"{line.kind} {status}"
         self.statuses[str(status)] += 1
-        self.latencies[name].append(now - line.due)
-        self.service[name].append(now - line.sent)
+        self.latencies[f"{kind} {status}"].append(latency)
+        self.service[f"{kind} {status}"].append(service)
+
+    def ready(self, line: Line) -> None:
+        """A new line."""
+        self._idle.append(line)
 
     def answered(self, line: Line, status: int) -> None:
         """What to do next on a line that is free again."""
@@ -99,130 +66,168 @@ class Run:
 
     def lost(self, line: Line) -> None:
         """A line is gone."""
-        self.lines.discard(line)
         self.broken += line.busy
 
 
 class Closed(Run):
     """Every line sends again as soon as it has its answer, until the time is over."""
 
-    async def carry_out(self) -> None:
+    def carry_out(self) -> None:
         """The whole run."""
         task = self._task
-        make = Requests(task["template"], task["order"]).maker(task["first_number"])
-        self._make: Callable[[], bytes] = make
-        lines = await asyncio.gather(*(self.line() for _ in range(task["connections"])))
+        self._make = Requests(task["template"], task["order"]).maker(task["first_number"])
+        self._connect()
         self._until = time.monotonic() + task["seconds"]
-        self._working = len(lines)
-        for line in lines:
-            line.begin(PLAIN, make(), time.monotonic())
-        await asyncio.wait_for(self.done.wait(), task["seconds"] + CLOSING_SECONDS)
+        first, self._idle = self._idle, []
+        for line in first:
+            self._send(line, time.monotonic())
+        while time.monotonic() < self._until:
+            self.lines.wait(self._until - time.monotonic())
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while any(line.busy for line in self.lines.all.values()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("requests are not answered")
+            self.lines.wait(0.1)
+        self.lines.close()
+
+    def _send(self, line: Line, now: float) -> None:
+        line.sent = now
+        self.lines.begin(line, self._make())
+
+    def ready(self, line: Line) -> None:
+        """A new line; also one in place of another."""
+        if hasattr(self, "_until"):
+            self._send(line, time.monotonic())
+        else:
+            super().ready(line)
 
     def answered(self, line: Line, status: int) -> None:
         """Send again."""
-        self.note(line, status)
         now = time.monotonic()
+        self.note(PLAIN, status, now - line.sent, now - line.sent)
         if now < self._until:
-            line.begin(PLAIN, self._make(), now)
-        else:
-            self._finished()
+            self._send(line, now)
 
     def lost(self, line: Line) -> None:
         """A line is gone, and is replaced."""
         super().lost(line)
         if time.monotonic() < self._until:
-            self._replacing = asyncio.ensure_future(self._replace())
-        elif line.busy:
-            self._finished()
-
-    async def _replace(self) -> None:
-        (await self.line()).begin(PLAIN, self._make(), time.monotonic())
-
-    def _finished(self) -> None:
-        self._working -= 1
-        if self._working <= 0:
-            self.done.set()
+            self.lines.open()
 
 
 class Open(Run):
-    """Requests go when they are due. While all lines are busy they wait here, and that counts."""
+    """Requests go when they are due. While all lines are busy they wait here, and that counts.
 
-    async def carry_out(self) -> None:
+    All of them are made beforehand, numbered by when they are due; what becomes of them is kept by that number.
+    """
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        super().__init__(task)
+        self._due = array("d", arrivals(task["rate"], task["seconds"], task["seed"]))
+        count = self._count = len(self._due)
+        chance = random.Random(task["seed"] + 1)
+        self._kinds = bytearray(chance.random() < task["waiting_share"] for _ in range(count))
+        self._requests = self._made()
+        self._sent, self._over_at = (array("d", bytes(8 * count)) for _ in range(2))
+        self._statuses = array("H", bytes(2 * count))
+        self._queue: deque[int] = deque()
+        self._outstanding = self.unsent = 0
+
+    def carry_out(self) -> None:
         """The whole run."""
         task = self._task
-        self._make = {
-            PLAIN: Requests(task["template"], task["order"]).maker(task["first_number"]),
-            WAITING: Requests(task["waiting_template"], task["order"]).maker(task["first_number"] + task["half"]),
-        }
-        self._idle = list(await asyncio.gather(*(self.line() for _ in range(task["connections"]))))
-        self._opening: set[asyncio.Task[None]] = set()
-        self._queue: deque[tuple[str, float]] = deque()
-        self._outstanding = self.unsent = 0
-        chance = random.Random(task["seed"] + 1)
-        start = time.monotonic() + HEAD_START_SECONDS
-        for at in arrivals(task["rate"], task["seconds"], task["seed"]):
-            due = start + at
-            while due > time.monotonic():
-                await asyncio.sleep(TICK_SECONDS)
-            self._send(WAITING if chance.random() < task["waiting_share"] else PLAIN, due)
-            if not self._outstanding % 64:
-                await asyncio.sleep(0)  # late already: let the answers in all the same
-        self._is_over = True
+        self._connect()
+        start = self.started = time.monotonic() + HEAD_START_SECONDS
+        for index in range(self._count):
+            self._due[index] += start
+        self._send_all()
         self.sending_seconds = time.monotonic() - start
         if task["abandon"]:
             self._outstanding -= len(self._queue)
             self.unsent = len(self._queue)
             self._queue.clear()
-        if self._outstanding:
-            try:
-                await asyncio.wait_for(self.done.wait(), task["grace_seconds"])
-            except TimeoutError:
-                self._never_answered()
+        deadline = time.monotonic() + task["grace_seconds"]
+        while self._outstanding and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)
+            self.lines.wait(0)
+        self.lines.close()
+        self._tell()
 
-    _is_over = False
+    def _made(self) -> list[bytes]:
+        task = self._task
+        makers = (
+            Requests(task["template"], task["order"]).maker(task["first_number"]),
+            Requests(task["waiting_template"], task["order"]).maker(task["first_number"] + task["half"]),
+        )
+        return [makers[kind]() for kind in self._kinds]
 
-    def _send(self, kind: str, due: float) -> None:
+    def _send_all(self) -> None:
+        """Each when it is due; what is due at once goes in one pass, and answers come in between.
+
+        To be woken for each answer would cost as much as the rest, so between two looks is a fixed time, and what is measured is
+        longer by up to that at both ends, never shorter.
+        """
+        due, count, at = self._due, self._count, 0
+        while at < count:
+            now = time.monotonic()
+            until = min(count, at + LATE_MAX)
+            while at < until and due[at] <= now:
+                self._send(at)
+                at += 1
+            if at < count and due[at] > now:
+                time.sleep(LOOK_SECONDS)
+            self.lines.wait(0)
+
+    def _send(self, index: int) -> None:
         self._outstanding += 1
         if self._idle:
-            self._idle.pop().begin(kind, self._make[kind](), due)
+            self._begin(self._idle.pop(), index)
             return
-        self._queue.append((kind, due))
-        if len(self.lines) + len(self._opening) < self._task["connections_max"]:
-            opening = asyncio.ensure_future(self._another())
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+        self._queue.append(index)
+        if len(self.lines) < self._task["connections_max"]:
+            self.lines.open()
 
-    async def _another(self) -> None:
-        self._free(await self.line())
+    def _begin(self, line: Line, index: int) -> None:
+        line.index = index
+        self._sent[index] = time.monotonic()
+        self.lines.begin(line, self._requests[index])
 
-    def _free(self, line: Line) -> None:
+    def ready(self, line: Line) -> None:
+        """The line takes what waits longest, or rests."""
         if self._queue:
-            kind, due = self._queue.popleft()
-            line.begin(kind, self._make[kind](), due)
+            self._begin(line, self._queue.popleft())
         else:
             self._idle.append(line)
 
     def answered(self, line: Line, status: int) -> None:
-        """The line takes what waits longest, or rests."""
-        self.note(line, status)
+        """On to the next."""
+        index = line.index
+        self._over_at[index] = time.monotonic()
+        self._statuses[index] = status
         self._outstanding -= 1
-        self._free(line)
-        if self._is_over and not self._outstanding:
-            self.done.set()
+        self.ready(line)
 
     def lost(self, line: Line) -> None:
         """A line is gone; others go on."""
         super().lost(line)
-        if line in self._idle:
+        if line.busy:
+            self._statuses[line.index] = BROKEN
+            self._outstanding -= 1
+        elif line in self._idle:
             self._idle.remove(line)
-        self._outstanding -= line.busy
 
-    def _never_answered(self) -> None:
-        for kind in (*(kind for kind, _ in self._queue), *(line.kind for line in self.lines if line.busy)):
-            self.latencies[f"{kind} 0"].append(math.inf)
+    def _tell(self) -> None:
+        """What became of all; who was sent and never answered, or would have been sent in the end, counts as infinite."""
+        abandoned = self._task["abandon"]
+        for index, status in enumerate(self._statuses):
+            kind, due, sent = KINDS[self._kinds[index]], self._due[index], self._sent[index]
+            if status > BROKEN:
+                self.note(kind, status, self._over_at[index] - due, self._over_at[index] - sent)
+            elif not status and (sent or not abandoned):
+                self.latencies[f"{kind} 0"].append(math.inf)
 
 
-async def main() -> dict[str, Any]:
+def main() -> dict[str, Any]:
     """Read the task, say when ready, go when told, and tell."""
     task = json.loads(sys.stdin.readline())
     run = (Open if "rate" in task else Closed)(task)
@@ -230,7 +235,7 @@ async def main() -> dict[str, Any]:
     sys.stdin.readline()
     gc.disable()
     began, used = time.monotonic(), time.process_time()
-    await run.carry_out()
+    run.carry_out()
     seconds = time.monotonic() - began
     return {
         "statuses": run.statuses,
@@ -249,4 +254,4 @@ def _micros(seconds: list[float]) -> list[int]:
 
 
 if __name__ == "__main__":
-    json.dump(uvloop.run(main()), sys.stdout)
+    json.dump(main(), sys.stdout)

@@ -1,7 +1,7 @@
 """Sends load and says what came of it: a closed loop by wrk where it is installed, else by the project's own generator; an
 open loop always by the project's own, since wrk has none.
 
-Load and system share the machine's cores. wrk needs about a tenth of what the own generator needs for a request.
+Load and system share the machine's cores. A request costs the own generator 11 to 17 µs, most of it the system's calls.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BUSY = 0.9  # of a core: then the generator itself may be what limits
 PROCESSES_MAX = 2
 NUMBERS_EACH = 200_000_000  # of each process and kind, so that nobody is sent twice
 GRACE_SECONDS = 12.0  # longer than the longest `Prefer: wait` that is sent
-OPEN_RATE_MAX = 12_000.0  # a second and process
+OPEN_RATE_MAX = 30_000.0  # a second and process
 
 
 class LoadFailed(Exception):
@@ -80,7 +80,7 @@ class Load:
     @property
     def name(self) -> str:
         """Which generators are used."""
-        own = "the project's own generator (asyncio on uvloop)"
+        own = "the project's own generator (Python on epoll)"
         closed = "wrk" if self._wrk else f"{own}, at most {PROCESSES_MAX} processes"
         return f"closed loop by {closed}; open loop by {own}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.bench.arithmetic import arrivals, figure, percentile, spread
 from tests.bench.book import Book, Growth, Latency, load
 from tests.bench.data import Books
 from tests.bench.generator import Closed, Open
+from tests.bench.lines import status_of
 from tests.bench.peers.transaction import pgbench_script
 from tests.bench.targets import Judged, judge
 from tests.bench.workload import MANY, ZIPF, batches, order_of, reserving
@@ -92,11 +94,16 @@ def test_pgbench_carries_out_the_peers_own_statements() -> None:
 
 
 class Server:
-    """Answers 202 after a delay, which `delay(n)` tells for the n-th request."""
+    """Answers 202 after a delay, which `delay(n)` tells for the n-th request; it takes one at a time from each connection."""
 
-    def __init__(self, delay: Callable[[int], float]) -> None:
+    def __init__(self, delay: Callable[[int], float] = lambda n: 0.0) -> None:
         self._delay = delay
-        self.seen = 0
+        self.seen_at: list[float] = []
+
+    @property
+    def seen(self) -> int:
+        """How many requests came."""
+        return len(self.seen_at)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -104,8 +111,9 @@ class Server:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(int(line[16:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
                 await reader.readexactly(length)
-                self.seen += 1
-                await asyncio.sleep(self._delay(self.seen))
+                self.seen_at.append(time.monotonic())
+                if delay := self._delay(self.seen):
+                    await asyncio.sleep(delay)
                 writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\n{}")
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -120,7 +128,7 @@ def load_on(server: Server, loop: type[Closed | Open], **task: Any) -> Any:
         requests = reserving([100_000])
         common = {"url": url, "template": requests.template, "order": [100_000], "first_number": 0}
         run = loop({**common, **task})
-        await run.carry_out()
+        await asyncio.to_thread(run.carry_out)
         listening.close()
         return run
 
@@ -136,25 +144,85 @@ def open_task(rate: float, seconds: float, connections_max: int, abandon: bool =
 
 
 def test_a_closed_loop_counts_every_answer() -> None:
-    server = Server(lambda n: 0.0)
+    server = Server()
     run = load_on(server, Closed, connections=4, seconds=0.2)
     assert run.statuses["202"] == server.seen == len(run.latencies["plain 202"]) > 4
     assert run.broken == 0
 
 
+def test_an_open_loop_sends_all_that_is_due_and_nothing_before_its_time() -> None:
+    server = Server(lambda n: 0.02)
+    run = load_on(server, Open, **open_task(1000, 0.5, connections_max=100))
+    due = list(arrivals(1000, 0.5, SEED))
+    assert run.statuses == {"202": len(due)} == {"202": server.seen}
+    start = run.started
+    assert all(seen - start >= at for seen, at in zip(server.seen_at, due, strict=True))
+    assert run.sending_seconds >= due[-1]
+    told = list(zip(run.latencies["plain 202"], run.service["plain 202"], strict=True))
+    assert all(whole >= since_sent >= 0.02 for whole, since_sent in told)
+
+
 def test_a_stall_shows_in_all_requests_that_were_due_meanwhile() -> None:
     """The server stands still for 300 ms once, on the only connection: in a closed loop one request would tell of it."""
     run = load_on(Server(lambda n: 0.3 if n == 10 else 0.0), Open, **open_task(200, 0.5, connections_max=1))
-    latencies = run.latencies["plain 202"]
-    assert len(latencies) == sum(1 for _ in arrivals(200, 0.5, SEED))
+    latencies, due = run.latencies["plain 202"], list(arrivals(200, 0.5, SEED))
+    assert len(latencies) == len(due)
     from_sending = sum(latency > 0.1 for latency in run.service["plain 202"])
     assert sum(latency > 0.1 for latency in latencies) > from_sending + 20 > 20
+    over = due[9] + 0.3  # of the stall at the earliest: the tenth request did not go before it was due
+    met = [(at, latency) for at, latency in zip(due, latencies, strict=True) if due[9] <= at < over]
+    assert len(met) > 40
+    assert all(latency >= over - at for at, latency in met)
+
+
+def test_a_server_that_stands_still_is_met_by_all_lines() -> None:
+    """It reads from nobody for 300 ms: more lines are opened, and every request that was due waits until it is over."""
+
+    def stop(n: int) -> float:
+        if n == 10:
+            time.sleep(0.3)
+        return 0.0
+
+    run = load_on(Server(stop), Open, **open_task(200, 0.5, connections_max=100))
+    due = list(arrivals(200, 0.5, SEED))
+    met = [latency for at, latency in zip(due, run.latencies["plain 202"], strict=True) if due[9] < at < due[9] + 0.2]
+    assert len(met) > 25
+    assert min(met) > 0.09
+    assert len(run.lines) == 0
 
 
 def test_what_could_not_be_sent_before_the_end_is_told() -> None:
     run = load_on(Server(lambda n: 0.05), Open, **open_task(200, 0.3, connections_max=1, abandon=True))
     assert run.unsent > 20
     assert run.unsent + len(run.latencies["plain 202"]) == sum(1 for _ in arrivals(200, 0.3, SEED))
+
+
+def test_a_line_that_the_server_closes_is_told_and_the_others_go_on() -> None:
+    class Leaving(Server):
+        async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self.seen:
+                await super().__call__(reader, writer)
+            else:
+                self.seen_at.append(time.monotonic())
+                await reader.readuntil(b"\r\n\r\n")
+                writer.close()
+
+    run = load_on(Leaving(), Open, **open_task(200, 0.3, connections_max=10))
+    assert run.broken == 1
+    assert len(run.latencies["plain 202"]) == sum(1 for _ in arrivals(200, 0.3, SEED)) - 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\n{}", 202),
+        (b"HTTP/1.1 503 Service Unavailable\r\nContent-Length:0\r\nRetry-After: 1\r\n\r\n", 503),
+        (b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\n{", 0),
+        (b"HTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n", 0),
+    ],
+)
+def test_an_answer_counts_once_it_is_there_as_a_whole(answer: bytes, status: int) -> None:
+    assert status_of(answer) == status
 
 
 def a_book() -> Book:

@@ -17,6 +17,7 @@ SESSION_DIGITS = 6
 ORDER_LENGTH = 65_536  # then it begins again
 ZIPF_EXPONENT = 1.1
 _MARK = re.compile("([\x01\x02\x03])")
+_AS_BYTES = {SESSION: "%d", NUMBER: f"%0{NUMBER_DIGITS}d", SAME: f"%0{NUMBER_DIGITS}d"}
 
 HOT, MANY, ZIPF = "hot", "many", "zipf"
 SESSIONS = {HOT: 1, MANY: 1000, ZIPF: 10_000}
@@ -33,24 +34,21 @@ class Requests:
 
     def maker(self, first_number: int) -> Callable[[], bytes]:
         """Makes one request after the other, as wrk.lua does."""
-        parts = _MARK.split(self.template)
+        marks = [part for part in _MARK.split(self.template) if part in _AS_BYTES]
+        pattern = "".join([_AS_BYTES.get(part, part.replace("%", "%%")) for part in _MARK.split(self.template)]).encode()
         order, at, number = self.order, first_number % len(self.order), first_number
 
         def make() -> bytes:
             nonlocal at, number
             filled = []
-            for part in parts:
-                if part == SESSION:
-                    filled.append(str(order[at]))
+            for mark in marks:
+                if mark == SESSION:
+                    filled.append(order[at])
                     at = (at + 1) % len(order)
-                elif part == NUMBER:
-                    number += 1
-                    filled.append(f"{number:0{NUMBER_DIGITS}d}")
-                elif part == SAME:
-                    filled.append(f"{number:0{NUMBER_DIGITS}d}")
                 else:
-                    filled.append(part)
-            return "".join(filled).encode()
+                    number += mark == NUMBER
+                    filled.append(number)
+            return pattern % tuple(filled)
 
         return make
 
