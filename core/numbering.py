@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from core.model import REPLAY, Command, replay_id
+from core.model import REPLAY, Command, Job, Reservation, Session, replay_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,20 @@ class Known:
     def is_of(self, entry: Command) -> bool:
         """Whether it was applied from this entry, which has come again; and not the job accepted anew, be it under its number."""
         return entry.accepted_at == self.accepted_at and entry.seq in (self.seq, self.accepted_seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a batch's commands meet in Postgres: jobs that the ledger has already, their sessions, locked, and the live
+    reservations of the people they name, by session and e-mail key; and a fresh position for each."""
+
+    known: dict[str, tuple[Job, Known]]
+    sessions: dict[int, Session]
+    live: dict[tuple[int, str], Reservation]
+    positions: list[int]
+
+
+NOTHING_LOADED = Loaded({}, {}, {}, [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ from core.model import (
     people_of,
     replay_id,
 )
-from core.numbering import Incident, Known, Numbered, number
+from core.numbering import NOTHING_LOADED, Incident, Known, Loaded, Numbered, number
 from core.waitlist import WaitlistNeed, Window
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,10 @@ class BatchPort(Protocol):
 
     applied_at: int
 
-    def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]: ...
+    def load(self, commands: Sequence[Command]) -> Loaded: ...
     def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]: ...
-    def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]: ...
     def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]: ...
     def newest_confirmed(self, session_id: int, limit: int) -> list[Reservation]: ...
-    def positions(self, count: int) -> list[int]: ...
     def write(self, decision: Decision) -> None: ...
     def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]: ...
     def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]: ...
@@ -150,16 +148,16 @@ class Drain:
         return applied.count, left
 
     def _apply(self, batch: BatchPort, partition: int, taken: Taken) -> Applied:
-        known = batch.known([e.command.job_id for e in taken.entries]) if taken.entries else {}
-        entries = self._selected(partition, taken, known)
-        sessions = batch.lock_sessions(e.command.session_id for e in entries) if entries else {}
+        entries = self._selected(batch, partition, taken)
+        loaded = batch.load([e.command for e in entries]) if entries else NOTHING_LOADED
+        known, sessions = loaded.known, loaded.sessions
         strays = [e for e in entries if e.command.session_id not in sessions]
         entries = [e for e in entries if e.command.session_id in sessions]
         if aside := [*taken.unreadable, *(_set_aside(e) for e in strays if e.command.job_id not in known)]:
             batch.set_aside(aside)
         numbered = self._number(batch, entries, known, sessions)
-        commands = _positioned(numbered.commands, batch)
-        decision = decide(self._state(batch, sessions, commands), commands)
+        commands = [_at(command, position) for command, position in zip(numbered.commands, loaded.positions, strict=False)]
+        decision = decide(self._state(batch, loaded, commands), commands)
         batch.write(decision)
         if numbered.incidents:
             batch.record_incidents(numbered.incidents)
@@ -169,10 +167,11 @@ class Drain:
         known_jobs = {job_id: job for job_id, (job, _) in known.items()}
         return Applied(batch.applied_at, entries, taken.unreadable, strays, sessions, known_jobs, numbered, decision, earlier)
 
-    def _selected(self, partition: int, taken: Taken, known: dict[str, tuple[Job, Known]]) -> list[Entry]:
+    def _selected(self, batch: BatchPort, partition: int, taken: Taken) -> list[Entry]:
         """All entries; or, after a death, those the ledger knows at the start, or else the first few, or the first by itself."""
         if taken.way == BATCH:
             return _up_to_a_resize(taken.entries)
+        known = batch.known([e.command.job_id for e in taken.entries]) if taken.entries else {}
         safe = 0
         while safe < len(taken.entries) and taken.entries[safe].command.job_id in known:
             safe += 1
@@ -201,14 +200,13 @@ class Drain:
             log.error(incident.kind, extra={"session_id": incident.session_id, **incident.detail})
         return numbered
 
-    def _state(self, batch: BatchPort, sessions: dict[int, Session], commands: Sequence[Command]) -> State:
-        """Load what these commands may need: who is named, who may be let in, who may have to go."""
+    def _state(self, batch: BatchPort, loaded: Loaded, commands: Sequence[Command]) -> State:
+        """What these commands may need, with what few batches do: who may be let in, who may have to go."""
         if is_armed("deciding"):
             for command in commands:
                 for email_key in () if command.quarantined else people_of(command.arguments):
                     reach("deciding", email_key)
-        people = [(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)]
-        live = batch.live(people) if people else {}
+        sessions, live = loaded.sessions, loaded.live
         needs = _waitlist_needs(sessions, live, commands)
         state = State(sessions, live, batch.waitlists(needs) if needs else {})
         if commands and may_demote(commands[0]):  # by itself in its batch
@@ -334,11 +332,8 @@ def _places_added(session: Session, asked: ConfigureArguments) -> int:
     return max(added, SEATS_MAX)
 
 
-def _positioned(commands: Sequence[Command], batch: BatchPort) -> list[Command]:
-    if not commands:
-        return []
-    positions = batch.positions(len(commands))
-    return [msgspec.structs.replace(c, position=p) for c, p in zip(commands, positions, strict=True)]
+def _at(command: Command, position: int) -> Command:
+    return msgspec.structs.replace(command, position=position)
 
 
 def _failed(c: Command, applied_at: int) -> Job:

@@ -31,7 +31,8 @@ from core.model import (
 )
 from core.numbering import Incident
 from core.pgerrors import READ_ONLY, translated
-from core.transaction import INSERT_INCIDENTS, Batch, incident_columns, opened
+from core.rows import incident_columns
+from core.transaction import INSERT_INCIDENTS, Batch, opened
 
 # What a session has whose creator says nothing of it.
 UNLIMITED: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""One drain's transaction in Postgres, under its partition's lock: all statements of a batch, and the rows it reads and writes.
+"""One drain's transaction in Postgres, under its partition's lock: all statements of a batch.
 
-Every method is one statement over all that the batch holds, and goes to psycopg2 as it is: for a batch of a few dozen commands
-the round trips and what is around them cost more than the rows.
+For a batch of a few dozen commands the round trips and what is around them cost more than the rows. So there are three as a rule:
+one takes the lock, one reads all, and what is written is gathered and goes with the commit. All of it goes to psycopg2 as it is.
 """
 
 from __future__ import annotations
@@ -9,29 +9,40 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
-import msgspec
 import psycopg2
 from sqlalchemy.engine import Engine
 
-from core.crashpoints import reach
-from core.decide import Decision, PersonKey
+from core.crashpoints import is_armed, reach
+from core.decide import Decision
 from core.entries import Unreadable
 from core.model import (
+    FILL,
     JOB_FORMAT,
     MOVES_MAX,
     SEATS_MAX,
+    STRICT,
+    Command,
     Job,
     JobReservation,
     Reservation,
     Session,
-    Verdict,
+    people_of,
 )
-from core.numbering import Incident, Known
+from core.numbering import Incident, Known, Loaded
 from core.pgerrors import READ_ONLY
+from core.rows import (
+    array,
+    columns,
+    incident_columns,
+    job_arrays,
+    job_line,
+    reservation_arrays,
+    reservation_line,
+    texts,
+    time_text,
+)
 from core.waitlist import WaitlistNeed, Window
 
 LOCK_NAMESPACE = 0x41464F  # 'AFO': keeps our advisory locks apart from other applications' in the same database
@@ -50,13 +61,12 @@ BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCA
 SET LOCAL cpu_tuple_cost = 1; SET LOCAL cpu_index_tuple_cost = 1;
 SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"""
 
-SESSIONS_FOR_UPDATE = """
-SELECT id, capacity, reserved, waiting, last_seq, version,
-       (extract(epoch FROM closed_at) * 1000)::bigint, (extract(epoch FROM cancelled_at) * 1000)::bigint,
-       waitlist_capacity, waitlist_policy, max_seats_per_reservation,
-       (extract(epoch FROM opens_at) * 1000)::bigint, (extract(epoch FROM closes_at) * 1000)::bigint,
-       (extract(epoch FROM start_time) * 1000)::bigint, (extract(epoch FROM end_time) * 1000)::bigint
-FROM sessions WHERE id = ANY(%s::bigint[]) AND NOT pruning ORDER BY id FOR UPDATE"""
+# Functions in Postgres, whose statements are planned once for a connection (core/migrations/versions/0009). This one looks
+# which jobs the ledger has, locks the sessions' rows in id order and reads them; then fresh positions, and who holds a place.
+LOAD_BATCH = "SELECT * FROM load_batch(%s, %s, %s, %s)"
+
+WRITE_BATCH = f"SELECT write_batch({', '.join(['%s'] * 29)})"
+FEW = 100  # so many rows of a table go by write_batch, more by COPY: two more round trips, but half of what a row costs
 
 JOB_COLUMNS = """
 SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(epoch FROM j.accepted_at) * 1000)::bigint,
@@ -68,8 +78,6 @@ SELECT j.id::text, j.kind, j.session_id, j.client, j.body_hash, j.seq, (extract(
          FROM reservations g
          WHERE g.session_id = j.session_id AND g.seq = j.seq) END
 FROM jobs j LEFT JOIN reservations r ON r.id = j.reservation_id JOIN sessions s ON s.id = j.session_id"""
-
-HELD_JOBS = "SELECT id::text FROM jobs WHERE id = ANY(%s::uuid[])"
 
 JOBS_BY_ID = JOB_COLUMNS + " WHERE j.id = ANY(%s::uuid[])"
 
@@ -95,12 +103,6 @@ SELECT r.id, r.session_id, r.name, r.email, r.email_key, r.seats, r.status, r.se
        (extract(epoch FROM r.checked_in_at) * 1000)::bigint
 FROM """
 
-LIVE_RESERVATIONS = (
-    RESERVATION_COLUMNS
-    + """unnest(%s::bigint[], %s::text[]) AS w(session_id, email_key)
-JOIN reservations r ON r.session_id = w.session_id AND r.email_key = w.email_key AND r.status <> 'cancelled'"""
-)
-
 # Of each party size the first entries of each waitlist, as many as WaitlistNeed.limit says.
 WAITLISTS = (
     RESERVATION_COLUMNS  # noqa: S608  constants
@@ -117,8 +119,6 @@ NEWEST_CONFIRMED = (
     RESERVATION_COLUMNS
     + """reservations r WHERE r.session_id = %s AND r.status = 'confirmed' ORDER BY r.seq DESC, r.id DESC LIMIT %s"""
 )
-
-POSITIONS = "SELECT nextval('positions') FROM generate_series(1, %s)"
 
 UPDATE_RESERVATIONS = """
 UPDATE reservations r
@@ -208,23 +208,36 @@ def _is_rolled_back(driver: Any) -> bool:
 
 
 class Batch:
-    """What the transaction reads and writes. Every method is one statement, over all that the batch holds."""
+    """What the transaction reads and writes. What is written is sent when the next is read, or with the commit."""
 
     def __init__(self, cursor: Any, partition: int, applied_at: int) -> None:
         self._cursor = cursor
         self._partition = partition
-        self._last: tuple[str, tuple[Any, ...]] = ("", ())
+        self._unsent: list[bytes] = []
         self.applied_at = applied_at
 
-    def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]:
-        """Lock the rows of the sessions concerned, in id order, and read them."""
-        rows = self._rows(SESSIONS_FOR_UPDATE, (_array(sorted(set(ids))),))
-        return {row[0]: Session(*row) for row in rows}
+    def load(self, commands: Sequence[Command]) -> Loaded:
+        """Lock the sessions concerned, and read all that nearly every batch needs."""
+        people = list({(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)})
+        wanted = (
+            array([c.job_id for c in commands]),
+            array(sorted({c.session_id for c in commands})),
+            array([session_id for session_id, _ in people]),
+            texts([email_key for _, email_key in people]),
+        )
+        ((held, locked, positions, live),) = self._rows(LOAD_BATCH, wanted)
+        sessions = [_session(row) for row in locked or ()]
+        found = [Reservation(*row) for row in live or ()]
+        return Loaded(
+            self.known(held) if held else {},  # as good as never
+            {session.id: session for session in sessions},
+            {(r.session_id, r.email_key): r for r in found},
+            positions or [],
+        )
 
     def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]:
         """What the ledger already holds of these jobs."""
-        held = [row[0] for row in self._rows(HELD_JOBS, (_array(job_ids),))]  # as good as always none
-        return {job.id: (job, known) for job, known in self._jobs(JOBS_BY_ID, (held,))} if held else {}
+        return {job.id: (job, known) for job, known in self._jobs(JOBS_BY_ID, (list(job_ids),))}
 
     def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]:
         """The jobs that made these reservations, as they read now."""
@@ -234,12 +247,6 @@ class Batch:
     def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]:
         """The jobs whose reservations these jobs made or changed, as they read now."""
         return [job for job, _ in self._jobs(JOBS_TOUCHED_BY, (list(job_ids),))]
-
-    def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]:
-        """The live reservations of these people."""
-        keys = list(set(people))
-        rows = self._rows(LIVE_RESERVATIONS, (_array([k[0] for k in keys]), [k[1] for k in keys]))
-        return {(row[1], row[4]): Reservation(*row) for row in rows}
 
     def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]:
         """The start of each waitlist, as far as the batch may reach."""
@@ -255,51 +262,73 @@ class Batch:
         """The newest reservations that hold places, at most `limit`, the newest first."""
         return [Reservation(*row) for row in self._rows(NEWEST_CONFIRMED, (session_id, limit))]
 
-    def positions(self, count: int) -> list[int]:
-        """Fresh positions, growing."""
-        return [row[0] for row in self._rows(POSITIONS, (count,))]
-
     def write(self, decision: Decision) -> None:
         """Write a decision whole: cancels before inserts, so that a place and a person can change hands within a batch."""
         if decision.updated:
-            self._cursor.execute(UPDATE_RESERVATIONS, _columns(decision.updated, *CHANGING_COLUMNS))
-        if decision.inserted:
-            self._copy(COPY_RESERVATIONS, (_reservation_line(r) for r in decision.inserted))
-        reach("mid_transaction")
-        if decision.verdicts:
-            batch = decision.verdicts[0].command.position
-            applied_at = _time(self.applied_at)
-            self._copy(COPY_JOBS, (_job_line(verdict, batch, applied_at) for verdict in decision.verdicts))
+            self._later(UPDATE_RESERVATIONS, columns(decision.updated, *CHANGING_COLUMNS))
+        if max(len(decision.inserted), len(decision.verdicts)) > FEW or is_armed("mid_transaction"):
+            self._copy(decision)
+        elif decision.inserted or decision.verdicts:
+            rows = (*reservation_arrays(decision.inserted), *job_arrays(decision.verdicts))
+            batch = decision.verdicts[0].command.position if decision.verdicts else None
+            self._later(WRITE_BATCH, (*rows, batch, time_text(self.applied_at)))
         if decision.configured:
-            self._cursor.execute(UPDATE_SETTINGS, _columns(decision.configured, *SETTING_COLUMNS))
+            self._later(UPDATE_SETTINGS, columns(decision.configured, *SETTING_COLUMNS))
         if decision.sessions:
             sessions = sorted(decision.sessions.values(), key=lambda s: s.id)
-            columns = _columns(sessions, "id", "reserved", "waiting", "last_seq", "version")
-            self._last = (f"{UPDATE_SESSIONS};", tuple(map(_array, columns)))  # with the commit
+            found = columns(sessions, "id", "reserved", "waiting", "last_seq", "version")
+            self._later(UPDATE_SESSIONS, tuple(map(array, found)))
+
+    def _copy(self, decision: Decision) -> None:
+        self._send()
+        if decision.inserted:
+            self._copy_in(COPY_RESERVATIONS, map(reservation_line, decision.inserted))
+        reach("mid_transaction")
+        if decision.verdicts:
+            batch, applied_at = decision.verdicts[0].command.position, time_text(self.applied_at)
+            self._copy_in(COPY_JOBS, [job_line(verdict, batch, applied_at) for verdict in decision.verdicts])
 
     def record_incidents(self, incidents: Sequence[Incident]) -> None:
         """Write down what only lost data can cause."""
-        self._cursor.execute(INSERT_INCIDENTS, incident_columns(incidents, self._partition))
+        self._later(INSERT_INCIDENTS, incident_columns(incidents, self._partition))
 
     def set_aside(self, unreadable: Sequence[Unreadable]) -> None:
         """Keep entries that are no commands where an operator can see them."""
         rows = [(self._partition, u.stream_id, u.reason, u.content) for u in unreadable]
-        self._cursor.execute(INSERT_UNREADABLE, tuple(map(list, zip(*rows, strict=True))))
+        self._later(INSERT_UNREADABLE, tuple(map(list, zip(*rows, strict=True))))
 
     def commit(self) -> None:
         """The last of the writing, and the end."""
-        statement, parameters = self._last
-        self._cursor.execute(f"{statement} COMMIT", parameters)
+        self._later("COMMIT")
+        self._send()
+
+    def _later(self, statement: str, parameters: tuple[Any, ...] = ()) -> None:
+        self._unsent.append(self._cursor.mogrify(statement, parameters))
+
+    def _send(self) -> None:
+        if self._unsent:
+            statements, self._unsent = self._unsent, []
+            self._cursor.execute(b";".join(statements))
 
     def _rows(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Any]:
+        self._send()
         self._cursor.execute(statement, parameters)
         return self._cursor.fetchall()
 
     def _jobs(self, statement: str, parameters: tuple[Any, ...]) -> list[tuple[Job, Known]]:
         return [job_of(row) for row in self._rows(statement, parameters)]
 
-    def _copy(self, statement: str, lines: Iterable[str]) -> None:
+    def _copy_in(self, statement: str, lines: Iterable[str]) -> None:
         self._cursor.copy_expert(statement, io.BytesIO("".join(lines).encode()))
+
+
+_POLICIES = (STRICT, FILL)
+
+
+def _session(row: list[Any]) -> Session:
+    """A row of what `load_batch` locked."""
+    row[9] = _POLICIES[row[9]]
+    return Session(*row)
 
 
 def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
@@ -323,50 +352,4 @@ def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
     )
     return job, Known(job_id, session_id, seq, accepted_seq, accepted_at)
 
-
-def _reservation_line(r: Reservation) -> str:
-    fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
-    times = f"\t{_time(r.created_at)}\t{_time(r.cancelled_at)}\t{_or_null(r.rank)}\t{_time(r.checked_in_at)}\n"
-    return "\t".join(map(str, fields)) + times
-
-
-def _job_line(v: Verdict, batch: int, applied_at: str) -> str:
-    c = v.command
-    arguments = _text(msgspec.json.encode(c.arguments).decode()) if c.arguments is not None else "{}"
-    effects = _text(msgspec.json.encode(v.effects).decode())
-    reservation, accepted_seq = _or_null(v.reservation_id), _or_null(c.accepted_seq)
-    return (
-        f"{c.job_id}\t{c.session_id}\t{c.seq}\t{c.kind}\t{arguments}\t{_text(c.client)}\t{c.body_hash}\t{batch}\t{v.outcome}"
-        f"\t{effects}\t{reservation}\t{c.position}\t{accepted_seq}\t{_or_null(c.replay_of)}\t{_time(c.accepted_at)}\t{applied_at}\n"
-    )
-
-
-def incident_columns(incidents: Sequence[Incident], partition: int) -> tuple[list[Any], ...]:
-    """What INSERT_INCIDENTS takes."""
-    rows = [(i.kind, partition, i.session_id, msgspec.json.encode(i.detail).decode()) for i in incidents]
-    return tuple(map(list, zip(*rows, strict=True)))
-
-
-def _array(values: Sequence[object]) -> str:
-    """Numbers or ids as Postgres reads an array from text, which is quicker than a list of literals."""
-    return f"{{{','.join(map(str, values))}}}"
-
-
-def _columns(rows: Sequence[Any], *names: str) -> tuple[list[Any], ...]:
-    return tuple([getattr(row, name) for row in rows] for name in names)
-
-
-def _text(value: str) -> str:
-    if "\\" in value or "\t" in value or "\n" in value or "\r" in value:
-        value = value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    return value
-
-
-def _or_null(value: object) -> str:
-    return "\\N" if value is None else str(value)
-
-
-@lru_cache(maxsize=4096)  # commands come many in a millisecond, and each is written with its time twice
-def _time(ms: int | None) -> str:
-    return "\\N" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from core.errors import SettingsConflict
 from core.store import connection_options
-from core.tables import APP_RIGHTS, APP_SEQUENCES
+from core.tables import APP_FUNCTIONS, APP_RIGHTS, APP_SEQUENCES
 
 WHO_MIGRATES = "SELECT current_user, current_schema()"
 HAS_ROLE = text("SELECT 1 FROM pg_roles WHERE rolname = :role")
@@ -52,7 +52,8 @@ def _make(connection: Connection, role: str, password: str | None, owner: str) -
 
 def _grants(role: str, schema: str) -> list[str]:
     """The statements, for quoted names. That others may create in the schema was Postgres's own default before 15."""
-    rights = [("TABLE", *right) for right in APP_RIGHTS.items()] + [("SEQUENCE", *right) for right in APP_SEQUENCES.items()]
+    what = (("TABLE", APP_RIGHTS), ("SEQUENCE", APP_SEQUENCES), ("FUNCTION", APP_FUNCTIONS))
+    rights = [(kind, *right) for kind, found in what for right in found.items()]
     return [
         f"REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC, {role}",
         f"GRANT USAGE ON SCHEMA {schema} TO {role}",

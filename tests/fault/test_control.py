@@ -44,9 +44,9 @@ def without(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Take:
             if guard == "partition lock":
                 monkeypatch.setattr(transaction, "BEGIN_AND_LOCK", NO_PARTITION_LOCK)
             elif guard == "row lock":
-                statement = transaction.SESSIONS_FOR_UPDATE
-                assert "FOR UPDATE" in statement
-                monkeypatch.setattr(transaction, "SESSIONS_FOR_UPDATE", statement.replace("FOR UPDATE", ""))
+                ((function,),) = driver.deployment.sql("SELECT pg_get_functiondef('load_batch'::regproc)")
+                assert "FOR UPDATE" in function
+                driver.deployment.sql(function.replace("FOR UPDATE", ""))
             else:
                 driver.deployment.sql(DROP[guard])
 

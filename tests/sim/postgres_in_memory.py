@@ -20,13 +20,15 @@ from core.model import (
     IDS_PER_POSITION,
     JOB_FORMAT,
     WAITLISTED,
+    Command,
     Job,
     JobReservation,
     Reservation,
     Session,
     Verdict,
+    people_of,
 )
-from core.numbering import Known, known_from
+from core.numbering import Known, Loaded, known_from
 from core.waitlist import WaitlistNeed, Window
 
 At = Callable[[str], BaseException | None]
@@ -114,7 +116,15 @@ class Transaction:
         self.sessions, self.reservations = store.sessions, store.reservations
         self.applied_at = store.now_ms()
 
-    def lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]:
+    def load(self, commands: Sequence[Command]) -> Loaded:
+        """As committed; the people behind the locks of the sessions."""
+        known = self.known([c.job_id for c in commands])
+        sessions = self._lock_sessions(c.session_id for c in commands)
+        people = [(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)]
+        live = {key: self.reservations[self._store.live[key]] for key in people if key in self._store.live}
+        return Loaded(known, sessions, live, self._positions(len(commands)))
+
+    def _lock_sessions(self, ids: Iterable[int]) -> dict[int, Session]:
         """Waits for whoever holds one of them."""
         wanted = sorted(set(ids) & self.sessions.keys())
         for session_id in wanted:
@@ -128,10 +138,6 @@ class Transaction:
         self._check()
         rows = [self._store.jobs[job_id] for job_id in job_ids if job_id in self._store.jobs]
         return {row.verdict.command.job_id: (self._store.job(row, self), known_from(row.verdict.command)) for row in rows}
-
-    def live(self, people: Iterable[PersonKey]) -> dict[PersonKey, Reservation]:
-        """As committed."""
-        return {key: self.reservations[self._store.live[key]] for key in people if key in self._store.live}
 
     def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]:
         """Of each party size the first, as many as may be needed."""
@@ -149,7 +155,7 @@ class Transaction:
         """As committed."""
         return newest_confirmed(r for r in self.reservations.values() if r.session_id == session_id)[:limit]
 
-    def positions(self, count: int) -> list[int]:
+    def _positions(self, count: int) -> list[int]:
         """From a sequence, which no rollback puts back."""
         first, self._store.position = self._store.position, self._store.position + count * IDS_PER_POSITION
         return list(range(first, self._store.position, IDS_PER_POSITION))

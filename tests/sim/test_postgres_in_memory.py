@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from core.decide import Decision, State, decide, may_demote
-from core.model import IDS_PER_POSITION, MOVES_MAX, Command, Job, Reservation, people_of
+from core.model import IDS_PER_POSITION, MOVES_MAX, Command, Job, Reservation
 from core.numbering import Incident
 from core.queries import Queries
 from core.service import _waitlist_needs
@@ -98,18 +98,17 @@ def batch_of(store: Any, commands: list[Command], known: list[str], fails: bool)
     """What a drain does with a batch, and everything it reads in doing so; or None in the place of a time."""
     with store.batch(0) as batch:
         told: list[Any] = [timeless(batch.known(known))]
-        sessions = batch.lock_sessions(command.session_id for command in commands)
-        live = batch.live([(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)])
+        loaded = batch.load(commands)
+        sessions, live, positions = loaded.sessions, loaded.live, loaded.positions
         needs = _waitlist_needs(sessions, live, commands)
         windows = batch.waitlists(needs) if needs else {}
         state = State(sessions, live, windows)
         if may_demote(commands[0]):
             state.newest = {commands[0].session_id: batch.newest_confirmed(commands[0].session_id, MOVES_MAX)}
-        positions = batch.positions(len(commands))
         positioned = [msgspec.structs.replace(c, position=p) for c, p in zip(commands, positions, strict=True)]
         decision = decide(state, positioned)
         batch.write(decision)
-        told += [sessions, live, windows, state.newest, positions, decision]
+        told += [timeless(loaded.known), sessions, live, windows, state.newest, positions, decision]
         told.append(jobs_in_order(batch.jobs_of(decision.updated) if decision.updated else []))
         told.append(jobs_in_order(batch.jobs_touched_by([*known, *(c.job_id for c in commands)])))
         batch.record_incidents([Incident("seq_gap", commands[0].session_id, {"first": 1, "last": 1})])
@@ -141,9 +140,9 @@ def stand_in(store: Store) -> MemoryStore:
     created = [store.create_session({**shape, "waitlist_policy": policy}, "open") for policy in ("strict", "fill")]
     with store.batch(0) as batch:
         assert batch is not None
-        found.sessions.update(batch.lock_sessions(created))
-        (last,) = batch.positions(1)
-    found.position = last + IDS_PER_POSITION
+        loaded = batch.load([turn("close", 1, session) for session in created])
+        found.sessions.update(loaded.sessions)
+    found.position = loaded.positions[-1] + IDS_PER_POSITION
     return found
 
 
@@ -199,7 +198,7 @@ def test_the_ledgers_keys_stop_what_was_applied(
 
 def write(store: Any, decision: Decision) -> None:
     with store.batch(0) as batch:
-        batch.lock_sessions([1])
+        batch.load([turn("close", 1, 1)])
         batch.write(decision)
 
 
@@ -227,12 +226,11 @@ def test_a_partition_is_one_transactions_and_what_it_writes_its_own_until_it_com
         with side.batch(0) as held:
             with side.batch(0) as second:
                 assert second is None
-            (before,) = held.lock_sessions([session]).values()
-            (position,) = held.positions(1)
-            held.write(decide(State({session: before}, {}), [msgspec.structs.replace(command, position=position)]))
+            loaded = held.load([command])
+            (position,) = loaded.positions
+            held.write(decide(State(loaded.sessions, {}), [msgspec.structs.replace(command, position=position)]))
             with side.batch(1) as other:
                 assert other.known([command.job_id]) == {}
-                assert other.live([(session, "ana@example.org")]) == {}
         with side.batch(1) as other:
             assert list(other.known([command.job_id])) == [command.job_id]
-            assert [r.seats for r in other.live([(session, "ana@example.org")]).values()] == [1]
+            assert [r.seats for r in other.load([command]).live.values()] == [1]
