@@ -82,7 +82,7 @@ def test_somebody_signs_in_makes_a_session_resizes_it_and_checks_people_in(
     expect(page.get_by_text("0 of 2 taken")).to_be_visible()
     page.get_by_label("Places", exact=True).fill("3")
     page.get_by_label("May wait").fill("1")
-    page.get_by_role("button", name="Resize").click()
+    page.get_by_role("button", name="Save the size").click()
     expect(page.get_by_text("0 of 3 taken")).to_be_visible()
 
     ana, bo = {"name": "Anna", "email": "ana.at.the.desk@example.org"}, person()
@@ -114,7 +114,7 @@ def test_somebody_signs_in_makes_a_session_resizes_it_and_checks_people_in(
     expect(page.get_by_text("closed", exact=True)).to_be_visible()
     page.get_by_role("button", name="Take reservations again").click()
     page.get_by_label("Places", exact=True).fill("1")
-    page.get_by_role("button", name="Resize").click()
+    page.get_by_role("button", name="Save the size").click()
     expect(page.get_by_text("More places are taken than would be left.")).to_be_visible()
     visitor.troubles.clear()  # that refusal again
     page.get_by_role("button", name="Cancel the session …").click()
@@ -129,6 +129,88 @@ def test_somebody_signs_in_makes_a_session_resizes_it_and_checks_people_in(
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     page.reload()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_session_is_made_resized_and_somebody_checked_in_with_the_keyboard_alone(
+    guarded: Stack, visit: Callable[..., Visitor], api: Api
+) -> None:
+    visitor = visit("/console/", url=guarded.url, size=DESK)
+    page, keys_of = visitor.page, visitor.page.keyboard
+    expect(page.get_by_label("Key")).to_be_focused()
+    keys_of.type(key(guarded, *EVERYTHING))
+    keys_of.press("Enter")
+    expect(page.get_by_role("heading", name="Now")).to_be_visible()
+    for link in ("Sessions", "New session"):
+        visitor.tab_to(link)
+        keys_of.press("Enter")
+        expect(page.get_by_role("heading", name=link, exact=True)).to_be_visible()
+    for label, text in (("Title", "By keyboard"), ("Places", "1"), ("May wait", "1")):
+        visitor.tab_to(label)
+        keys_of.press("ControlOrMeta+a")
+        keys_of.type(text)
+    keys_of.press("Enter")
+    expect(page.get_by_text("0 of 1 taken")).to_be_visible()
+    session = int(page.url.rpartition("/")[2])
+    people = [person(), person()]
+    for one in people:
+        api.reserve(session, one)
+    expect(page.get_by_text("1 of 1 taken, 1 waiting")).to_be_visible()
+
+    visitor.tab_to("Change the session")
+    keys_of.press("Enter")
+    visitor.tab_to("Places", most=1)
+    keys_of.press("ControlOrMeta+a")
+    keys_of.type("2")
+    keys_of.press("Enter")
+    expect(page.get_by_role("status").filter(has_text="The session has a new size.")).to_be_visible()
+    expect(page.get_by_text("2 of 2 taken")).to_be_visible()
+    expect(page.get_by_label("Places", exact=True)).to_be_focused()
+
+    visitor.tab_to("Show only", back=True)
+    keys_of.type(people[1]["email"])
+    expect(page.get_by_text("1 of 2 shown")).to_be_visible()
+    api.cancel(session, people[0]["email"])  # the list is made anew under the hands of who types
+    expect(page.get_by_text("1 of 1 shown")).to_be_visible()
+    expect(page.get_by_label("Show only")).to_be_focused()
+    visitor.tab_to(f"Check in: {people[1]['name']}")
+    keys_of.press("Space")
+    expect(page.get_by_text("1 reservation, 1 checked in.")).to_be_visible()
+    expect(page.get_by_role("button", name=f"Undo: {people[1]['name']}")).to_be_focused()
+    visitor.tab_to(f"Correct the name {people[1]['name']}", back=True)
+    keys_of.press("Enter")
+    keys_of.press("Escape")
+    assert visitor.focused() == "Correct"
+
+    visitor.tab_to("Take no more reservations")
+    keys_of.press("Enter")
+    expect(page.get_by_role("button", name="Take reservations again")).to_be_focused()
+    visitor.tab_to("Cancel the session …")
+    keys_of.press("Enter")
+    expect(page.get_by_role("button", name="Keep it as it is")).to_be_focused()
+    keys_of.press("Escape")
+    assert visitor.focused() == "Cancel the session …"
+    keys_of.press("Enter")
+    visitor.tab_to("Cancel the session", back=True, most=2)
+    keys_of.press("Enter")
+    expect(page.get_by_text("It does not take place.", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="By keyboard")).to_be_focused()
+    assert visitor.troubles == []
+
+
+def test_the_console_finds_its_way_back_when_the_service_was_away(visit: Callable[..., Visitor], live_api: Stack) -> None:
+    with Api(live_api.url) as open_api:
+        session = open_api.new_session(title="Away for a while")
+    visitor = visit("/console/")
+    page = visitor.page
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    page.route("**/api/**", lambda route: route.abort())
+    page.goto("/console/#/sessions")
+    expect(page.get_by_text("The service cannot be reached.").first).to_be_visible()
+    page.evaluate(f"location.hash = '#/sessions/{session}'")
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.unroute("**/api/**")
+    expect(page.get_by_role("heading", name="Away for a while")).to_be_visible()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
 
 
 def test_what_a_key_does_not_allow_is_not_shown_and_a_revoked_one_ends_it(guarded: Stack, visit: Callable[..., Visitor]) -> None:

@@ -18,6 +18,12 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, s
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1440, "height": 900}
 WAIT_MS = 20_000
+NAME_OF_FOCUS = """(() => {
+    const held = document.activeElement;
+    return held.labels?.[0]?.innerText ?? held.getAttribute("aria-label") ?? held.innerText;
+})()"""
+# Between the last and the first the browser's own buttons have it.
+IS_FOCUS_SEEN = "document.activeElement === document.body || getComputedStyle(document.activeElement).outlineStyle !== 'none'"
 STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
@@ -86,9 +92,17 @@ class Visitor:
         for _ in range(times):
             self.page.keyboard.press("Shift+Tab" if back else "Tab")
             found.append(self.focused())
-            outline = self.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-            assert outline != "none", f"one does not see that {found[-1]!r} has the focus"
+            is_seen = self.page.evaluate(IS_FOCUS_SEEN)
+            assert is_seen, f"one does not see that {found[-1]!r} has the focus"
         return found
+
+    def tab_to(self, name: str, back: bool = False, most: int = 60) -> None:
+        """Press Tab until the focus is on what has this name: its label, or its text."""
+        for _ in range(most):
+            self.tab(1, back)
+            if self.page.evaluate(NAME_OF_FOCUS) == name:
+                return
+        raise AssertionError(f"{name!r} cannot be reached by Tab")
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

@@ -1,7 +1,9 @@
 // Calls to the API: with the token that a change needs, and refusals as errors in the service's own words.
 
 export const WAIT = { Prefer: "wait=10" };
+const AGAIN_MS = [2000, 30000]; // between two tries to open a stream that was refused: at first, and at most
 let csrf = null;
+let ahead = 0; // by how many milliseconds the server's clock is ahead of this one
 let onSignedOut = () => {};
 
 export class Refused extends Error {
@@ -12,6 +14,9 @@ export class Refused extends Error {
     this.fields = body.errors;
   }
 }
+
+/** The time at the server, to a second or so. */
+export const serverNow = () => Date.now() + ahead;
 
 export const whenSignedOut = (then) => { onSignedOut = then; };
 
@@ -25,6 +30,8 @@ export async function call(method, path, body, headers = {}) {
   } catch {
     throw new Refused(0, { detail: "The service cannot be reached." });
   }
+  const at = Date.parse(answer.headers.get("Date"));
+  if (at && Math.abs(at - serverNow()) > 2000) ahead = at - Date.now();
   if (answer.status === 204) return null;
   const found = await answer.json().catch(() => ({}));
   if (answer.ok) return found;
@@ -60,15 +67,43 @@ function remembered(who) {
   return who;
 }
 
-/** A stream of events; `close()` it. Where it ends for good, somebody may have been signed out. */
+/** A stream of events; `close()` it. It is opened again whatever ends it, unless somebody was signed out. */
 export function follow(path, name, then, onState = () => {}) {
-  const source = new EventSource(path);
-  source.addEventListener(name, (event) => { onState("live"); then(JSON.parse(event.data)); });
-  source.onerror = async () => {
-    onState("waiting");
-    if (source.readyState !== EventSource.CLOSED) return;
-    const who = await whoIsIt().catch(() => undefined);
-    if (who === null) onSignedOut();
-  };
-  return source;
+  let source = null;
+  let again = null;
+  let tries = 0;
+  let left = false;
+  function open() {
+    source = new EventSource(path);
+    source.addEventListener(name, (event) => { tries = 0; onState("live"); then(JSON.parse(event.data)); });
+    source.onerror = async () => {
+      onState("waiting");
+      if (source.readyState !== EventSource.CLOSED) return; // the browser tries again
+      const who = await whoIsIt().catch(() => undefined);
+      if (left) return;
+      if (who === null) { onSignedOut(); return; }
+      again = setTimeout(open, Math.min(AGAIN_MS[1], AGAIN_MS[0] * 2 ** tries) * (0.5 + Math.random()));
+      tries += 1;
+    };
+  }
+  open();
+  return { close() { left = true; clearTimeout(again); source.close(); } };
+}
+
+/** Ask for something until it is there; `onError` is told why it is not. Answers how to stop. */
+export function insist(ask, then, onError) {
+  let again = null;
+  let left = false;
+  async function one() {
+    try {
+      const found = await ask();
+      if (!left) then(found);
+    } catch (error) {
+      if (left) return;
+      onError(error);
+      if (error.status === 0 || error.status === 429 || error.status >= 500) again = setTimeout(one, 2 * AGAIN_MS[0]);
+    }
+  }
+  one();
+  return () => { left = true; clearTimeout(again); };
 }

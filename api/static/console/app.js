@@ -52,7 +52,8 @@ function frame(current) {
     el("a", { href: one.in, "aria-current": one.in === here ? "page" : null }, one.title)));
   nav.hidden = false;
   document.getElementById("who").hidden = false;
-  document.getElementById("client").textContent = who.open ? "no key asked for" : who.client;
+  const client = document.getElementById("client");
+  client.textContent = client.title = who.open ? "no key asked for" : who.client;
   document.getElementById("out").hidden = who.open;
 }
 
@@ -74,6 +75,7 @@ function showSignIn(message) {
         who = await signIn(form.elements.key.value);
         show();
       } catch (error) {
+        form.elements.key.select();
         showWrong(form, error.fields ? error : { fields: [{ field: "key", message: error.message }] });
       }
     });

@@ -56,7 +56,26 @@ export const fromField = (value) => (value ? new Date(value).toISOString() : nul
 
 /** A word that stands out for how things are. */
 export const badge = (text, kind = "") => el(`span.badge${kind && `.${kind}`}`, text);
-export const STATES = { open: ["open", "good"], closed: ["closed", "warn"], cancelled: ["cancelled", "bad"] };
+
+/** What a session is at that moment, in a word and its colour. */
+export function stateOf(session, now) {
+  const passed = (text) => Boolean(text) && Date.parse(text) <= now;
+  if (session.state === "cancelled") return ["cancelled", "bad"];
+  if (passed(session.end_time)) return ["over", ""];
+  if (passed(session.start_time)) return ["started", "info"];
+  if (session.state === "closed" || passed(session.closes_at)) return ["closed", "warn"];
+  if (session.opens_at && !passed(session.opens_at)) return ["not open yet", "info"];
+  return session.available_slots > 0 ? ["open", "good"] : ["full", "warn"];
+}
+
+/** Whether a stream brings what is shown, as a word that stands out. */
+export function liveBadge() {
+  const shown = badge("connecting", "info");
+  return { shown, say(how) {
+    shown.textContent = how === "live" ? "live" : "connecting again";
+    shown.className = how === "live" ? "badge good" : "badge warn";
+  } };
+}
 
 /** A message that goes by itself; who listens hears it. */
 export function toast(text, kind = "good") {
@@ -83,7 +102,9 @@ export function showWrong(form, error) {
     const input = form.elements.namedItem(name);
     if (!input) { rest.push(name ? `${name}: ${message}` : message); continue; }
     input.setAttribute("aria-invalid", "true");
-    input.after(el("span.wrong", message));
+    const wrong = `${input.id}-wrong`;
+    input.after(el("span.wrong", { id: wrong }, sentence(message)));
+    input.setAttribute("aria-describedby", [input.getAttribute("aria-describedby"), wrong].filter(Boolean).join(" "));
   }
   if (!error.fields?.length) rest.push(error.message);
   if (rest.length) form.querySelector(".buttons").before(el("p.wrong.of-form", { role: "alert" }, rest.join("; ")));
@@ -92,20 +113,37 @@ export function showWrong(form, error) {
 
 export function clearWrong(form) {
   form.querySelectorAll(".wrong").forEach((shown) => shown.remove());
-  form.querySelectorAll("[aria-invalid]").forEach((input) => input.removeAttribute("aria-invalid"));
+  form.querySelectorAll("[aria-invalid]").forEach((input) => {
+    input.removeAttribute("aria-invalid");
+    const rest = (input.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => !id.endsWith("-wrong")).join(" ");
+    if (rest) input.setAttribute("aria-describedby", rest);
+    else input.removeAttribute("aria-describedby");
+  });
 }
 
-/** Run something that a button asked for: the button rests meanwhile. */
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (text.endsWith(".") ? "" : ".");
+
+/** Run something that a button asked for: the button rests meanwhile, but keeps the focus. */
 export async function busy(button, work) {
-  if (button.disabled) return undefined;
-  button.disabled = true;
+  if (button.getAttribute("aria-disabled") === "true") return undefined;
+  button.setAttribute("aria-disabled", "true");
   button.setAttribute("aria-busy", "true");
   try {
     return await work();
   } finally {
-    button.disabled = false;
+    button.removeAttribute("aria-disabled");
     button.removeAttribute("aria-busy");
   }
+}
+
+/** Put an element in the place of another; the focus goes on to what is like what had it, else to the first thing there. */
+export function swap(old, fresh, likeWhat = "button, a") {
+  const held = old.contains(document.activeElement) ? document.activeElement : null;
+  const at = held && [...old.querySelectorAll(likeWhat)].indexOf(held);
+  old.replaceWith(fresh);
+  if (!held) return;
+  const candidates = [...fresh.querySelectorAll(likeWhat)];
+  (candidates[Math.max(at, 0)] ?? candidates.at(-1) ?? fresh).focus({ preventScroll: true });
 }
 
 /** Ask before something that cannot be taken back. */

@@ -1,7 +1,7 @@
 // How things go: numbers, plots, what waits in each partition, who is alive, what became of commands, and the last verify.
 
-import { follow, get } from "./api.js";
-import { badge, count, el, few, lasting, moment, notice, plural } from "./dom.js";
+import { follow, get, insist } from "./api.js";
+import { badge, count, el, few, lasting, liveBadge, moment, notice, plural } from "./dom.js";
 import { plot } from "./plot.js";
 
 const REFUSED = ["sold_out", "duplicate", "not_found", "closed", "not_open", "started", "session_cancelled", "too_many_seats",
@@ -10,7 +10,8 @@ const LATE_SECONDS = 5;
 const words = (name) => name.replaceAll("_", " ");
 
 export function nowPage(page) {
-  const state = badge("connecting", "info");
+  const state = liveBadge();
+  const trouble = el("div", { hidden: true });
   const tiles = el("dl.tiles");
   const rates = plot("Commands per second", [
     { label: "Accepted", unit: "/s", colour: "--series-2", dash: [6, 4] },
@@ -21,13 +22,13 @@ export function nowPage(page) {
     { label: "p50", unit: "ms", colour: "--series-1" },
   ]);
   const lanes = el("section.card.stack");
-  const processes = el("section.card.stack");
+  const processes = processList();
   const outcomes = el("section.card.stack");
   const verified = el("section.card.stack");
   page.append(
-    el("div.row.head", el("h1", "Now"), state), tiles,
+    el("div.row.head", el("h1", "Now"), state.shown), trouble, tiles,
     el("div.grid.two", rates.element, latencies.element),
-    el("div.grid.two", lanes, processes), el("div.grid.two", outcomes, verified),
+    el("div.grid.two", lanes, processes.element), el("div.grid.two.loose", outcomes, verified),
   );
 
   const add = (points) => {
@@ -37,24 +38,22 @@ export function nowPage(page) {
   const render = (overview) => {
     tiles.replaceChildren(...numbers(overview));
     showLanes(lanes, overview.partitions);
-    showProcesses(processes, overview.processes);
+    processes.show(overview.processes);
     showOutcomes(outcomes, overview.outcomes);
     showVerified(verified, overview.verified);
   };
 
   let stream = null;
-  let left = false;
-  get("/api/operations/").then((found) => {
-    if (left) return;
+  const stop = insist(() => get("/api/operations/"), (found) => {
+    trouble.hidden = true;
     add([...found.history, found.now]);
     render(found);
-    stream = follow("/api/operations/events", "operations", (overview) => { add([overview.now]); render(overview); }, (how) => {
-      state.textContent = how === "live" ? "live" : "connecting again";
-      state.className = how === "live" ? "badge good" : "badge warn";
-    });
-  }).catch((error) => tiles.replaceWith(notice(error.message, "bad")));
-
-  return () => { left = true; stream?.close(); rates.close(); latencies.close(); };
+    stream = follow("/api/operations/events", "operations", (overview) => { add([overview.now]); render(overview); }, state.say);
+  }, (error) => {
+    trouble.hidden = false;
+    if (trouble.textContent !== error.message) trouble.replaceChildren(notice(error.message, "bad"));
+  });
+  return () => { stop(); stream?.close(); rates.close(); latencies.close(); };
 }
 
 function numbers({ now, partitions }) {
@@ -83,14 +82,25 @@ function showLanes(card, partitions) {
   );
 }
 
-function showProcesses(card, processes) {
-  const rows = processes.map((one) => el("tr",
-    el("td.name", one.name), el("td", one.kind), el("td", { title: moment(one.since) }, lasting((Date.parse(one.last_sign_of_life) - Date.parse(one.since)) / 1000)),
-    el("td", one.late ? badge(`silent for ${lasting(one.silent_seconds)}`, "bad") : badge("alive", "good"))));
-  const lacking = ["worker", "sweeper"].filter((kind) => !processes.some((one) => one.kind === kind && !one.late));
-  card.replaceChildren(el("h2", "Workers and sweepers"));
-  if (lacking.length) card.append(notice(`No ${lacking.join(" and no ")} gives a sign of life.`, "warn"));
-  if (rows.length) card.append(table("Workers and sweepers", ["Process", "Kind", "Running for", "Last sign"], rows));
+/** Workers and sweepers. What is told every second goes into the same table, so that whoever stands in it stays there. */
+function processList() {
+  const lacking = el("div", { hidden: true });
+  const list = table("Workers and sweepers", ["Process", "Last sign of life", "Running for"], []);
+  list.classList.add("processes");
+  const element = el("section.card.stack", el("h2", "Workers and sweepers"), lacking, list);
+  list.hidden = true;
+  function show(processes) {
+    const missing = ["worker", "sweeper"].filter((kind) => !processes.some((one) => one.kind === kind && !one.late));
+    const text = `No ${missing.join(" and no ")} gives a sign of life.`;
+    if (lacking.textContent !== text) lacking.replaceChildren(notice(text, "warn"));
+    lacking.hidden = !missing.length;
+    list.hidden = !processes.length;
+    list.querySelector("tbody").replaceChildren(...processes.map((one) => el("tr",
+      el("td.name", one.kind, " ", el("span.muted", one.name)),
+      el("td", one.late ? badge(`silent for ${lasting(one.silent_seconds)}`, "bad") : badge(`${lasting(one.silent_seconds)} ago`, "good")),
+      el("td", { title: moment(one.since) }, lasting((Date.parse(one.last_sign_of_life) - Date.parse(one.since)) / 1000)))));
+  }
+  return { element, show };
 }
 
 function showOutcomes(card, outcomes) {
@@ -121,7 +131,9 @@ function showVerified(card, verified) {
   if (verified.differences.length) card.append(el("ul.differences", verified.differences.map((one) => el("li", one))));
 }
 
+/** A table that scrolls by itself. A head that begins with # is of numbers. */
 export function table(name, heads, rows) {
   return el("div.scroll", { tabIndex: 0, role: "region", "aria-label": name },
-    el("table", el("thead", el("tr", heads.map((head) => el("th", { scope: "col" }, head)))), el("tbody", rows)));
+    el("table", el("thead", el("tr", heads.map((head) => (head.startsWith("#")
+      ? el("th.number", { scope: "col" }, head.slice(1)) : el("th", { scope: "col" }, head))))), el("tbody", rows)));
 }

@@ -1,10 +1,11 @@
 // What was set aside: commands that ended their workers, to look at and to send again, and entries that were no commands.
 
 import { call, get } from "./api.js";
-import { badge, busy, confirmed, el, moment, notice, toast } from "./dom.js";
+import { badge, busy, confirmed, el, moment, notice, swap, toast } from "./dom.js";
 import { table } from "./now.js";
 
-const AGAIN_MS = 1500;
+const AGAIN_MS = 1500; // while something that was sent again has no outcome
+const LOOK_MS = 10000;
 
 export function quarantinePage(page) {
   const commands = el("div.stack", el("p.muted", "Loading …"));
@@ -14,18 +15,44 @@ export function quarantinePage(page) {
     commands, unreadable);
   let left = false;
   let soon = null;
+  let entriesShown = "[]";
+  const cards = new Map();
 
   async function load() {
     try {
       const found = await get("/api/quarantine/");
       if (left) return;
-      commands.replaceChildren(...(found.commands.length ? found.commands.map((one) => card(one, load))
-        : [notice("No command is in quarantine.", "good")]));
-      unreadable.replaceChildren(...entries(found.unreadable));
-      if (found.commands.some((one) => one.sent_again && one.sent_again.outcome === null)) soon = setTimeout(load, AGAIN_MS);
+      show(found);
+      const isOpen = found.commands.some((one) => one.sent_again && one.sent_again.outcome === null);
+      soon = setTimeout(load, isOpen ? AGAIN_MS : LOOK_MS);
     } catch (error) {
-      if (!left) commands.replaceChildren(notice(error.message, "bad"));
+      if (left) return;
+      cards.clear();
+      commands.replaceChildren(notice(error.message, "bad"));
+      soon = setTimeout(load, LOOK_MS);
     }
+  }
+  async function changed() {
+    clearTimeout(soon);
+    await load();
+  }
+  /** What has not changed stays as it is, opened or not, with the focus in it. */
+  function show(found) {
+    const seen = new Map(found.commands.map((one) => [one.job, JSON.stringify(one)]));
+    for (const one of found.commands) {
+      const was = cards.get(one.job);
+      if (was?.text === seen.get(one.job)) continue;
+      const fresh = card(one, changed);
+      cards.set(one.job, { text: seen.get(one.job), element: fresh });
+      if (was) swap(was.element, fresh, "button");
+    }
+    for (const job of cards.keys()) if (!seen.has(job)) cards.delete(job);
+    const wanted = found.commands.length ? found.commands.map((one) => cards.get(one.job).element) : null;
+    if (!wanted) commands.replaceChildren(notice("No command is in quarantine.", "good"));
+    else if (wanted.some((one, at) => commands.children[at] !== one) || commands.children.length > wanted.length) commands.replaceChildren(...wanted);
+    const listed = JSON.stringify(found.unreadable);
+    if (listed !== entriesShown) unreadable.replaceChildren(...entries(found.unreadable));
+    entriesShown = listed;
   }
   load();
   return () => { left = true; clearTimeout(soon); };
@@ -48,7 +75,7 @@ function card(one, changed) {
       await changed();
     });
   } }, "Send again …");
-  return el("article.card.stack",
+  return el("article.card.stack", { tabIndex: -1 },
     el("div.row.head", el("h2", one.kind.replaceAll("_", " ")),
       again ? badge(again.outcome === null ? "sent again" : `sent again: ${again.outcome.replaceAll("_", " ")}`,
         again.outcome === "quarantined" ? "bad" : "info") : badge("set aside", "bad")),
@@ -63,5 +90,5 @@ function entries(unreadable) {
   const rows = unreadable.map((one) => el("tr", el("td.number", String(one.partition)), el("td", el("code", one.entry)), el("td", moment(one.set_aside_at))));
   return [el("h2", "Entries that were no commands"),
     el("p.muted", "Something else than this service wrote into a mailbox. ", el("code", "aforo quarantine list"), " shows why."),
-    el("div.card", table("Entries that were no commands", ["Partition", "Entry", "Set aside"], rows))];
+    el("div.card", table("Entries that were no commands", ["#Partition", "Entry", "Set aside"], rows))];
 }

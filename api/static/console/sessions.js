@@ -1,7 +1,7 @@
 // All sessions with their fill, searched and paged; and the form for a new one.
 
-import { call, get } from "./api.js";
-import { badge, busy, count, el, field, fromField, notice, showWrong, span, STATES, toField, toast } from "./dom.js";
+import { call, get, serverNow } from "./api.js";
+import { badge, busy, clock, count, el, field, fromField, notice, showWrong, span, stateOf, toField, toast } from "./dom.js";
 
 const PAGE_SIZE = 20;
 const TYPING_MS = 250;
@@ -21,6 +21,7 @@ export function sessionsPage(page, { may }) {
 
   let number = 1;
   let asked = 0;
+  let shownAt = null;
   let typing = null;
   async function load({ quietly = false } = {}) {
     const mine = (asked += 1);
@@ -31,27 +32,36 @@ export function sessionsPage(page, { may }) {
       if (mine !== asked) return;
       show(answer);
     } catch (error) {
-      if (mine !== asked || quietly) return;
+      if (mine !== asked) return;
+      if (quietly && shownAt) {
+        found.textContent = `${error.message} This is of ${clock(shownAt)}.`;
+        return;
+      }
       list.replaceChildren();
       found.replaceChildren(notice(error.fields?.[0]?.message ?? error.message, "bad"));
     }
   }
   function show(answer) {
+    shownAt = Date.now();
     const focused = document.activeElement?.closest?.("ul.sessions a")?.hash;
     const searched = form.elements.q.value.trim() || which.value !== "all";
-    found.textContent = answer.count ? `${count(answer.count)} found` : searched ? "Nothing is like that." : "There are no sessions yet.";
+    const text = answer.count ? `${count(answer.count)} found` : searched ? "Nothing is like that." : "There are no sessions yet.";
+    if (found.textContent !== text) found.replaceChildren(text);
     list.replaceChildren(...answer.results.map(row));
     if (focused) list.querySelector(`a[href="${focused}"]`)?.focus({ preventScroll: true });
+    const turned = pages.contains(document.activeElement) && document.activeElement.textContent;
     const last = Math.max(1, Math.ceil(answer.count / PAGE_SIZE));
     pages.hidden = last === 1;
     pages.replaceChildren(
-      el("button.quiet", { type: "button", disabled: !answer.previous, onclick: () => turn(-1) }, "Back"),
+      el("button.quiet", { type: "button", "aria-disabled": answer.previous ? null : "true", onclick: () => turn(-1) }, "Previous"),
       el("span.muted", `Page ${number} of ${count(last)}`),
-      el("button.quiet", { type: "button", disabled: !answer.next, onclick: () => turn(1) }, "Further"));
+      el("button.quiet", { type: "button", "aria-disabled": answer.next ? null : "true", onclick: () => turn(1) }, "Next"));
+    if (turned) pages.querySelectorAll("button")[turned === "Next" ? 1 : 0].focus({ preventScroll: true });
   }
   function turn(by) {
+    if (document.activeElement.getAttribute("aria-disabled") === "true") return;
     number += by;
-    load().then(() => { scrollTo(0, 0); page.querySelector("h1").scrollIntoView(); });
+    load().then(() => scrollTo(0, 0));
   }
   const anew = () => { number = 1; load(); };
   form.addEventListener("submit", (event) => { event.preventDefault(); anew(); });
@@ -65,9 +75,9 @@ export function sessionsPage(page, { may }) {
 function row(session) {
   const taken = session.capacity - session.available_slots;
   return el("li.card", el("div.what",
-    el("a", { href: `#/sessions/${session.id}` }, session.title),
-    el("span.muted.small", [span(session.start_time, session.end_time), session.location].filter(Boolean).join(" · "))),
-  badge(...STATES[session.state]),
+    el("a", { href: `#/sessions/${session.id}` }, el("bdi", session.title)),
+    el("span.muted.small", span(session.start_time, session.end_time), session.location && " · ", session.location && el("bdi", session.location))),
+  badge(...stateOf(session, serverNow())),
   fill(session, taken));
 }
 
@@ -92,11 +102,13 @@ export function newSessionPage(page) {
       field("Ends", { name: "end_time", type: "datetime-local", required: true, value: toField(new Date(begin.getTime() + 7_200_000).toISOString()) })),
     el("div.grid.pair",
       field("Places", { name: "capacity", type: "number", min: 0, max: 1_000_000, required: true, value: 20 }),
-      field("May wait", { name: "waitlist_capacity", type: "number", min: 0, max: 1_000_000, required: true, value: 0 }, "How many when it is full; 0: nobody"),
-      field("Seats a reservation", { name: "max_seats_per_reservation", type: "number", min: 1, max: 20, required: true, value: 4 }, "At most")),
+      field("May wait", { name: "waitlist_capacity", type: "number", min: 0, max: 1_000_000, required: true, value: 0 }, "How many when it is full; 0: nobody")),
+    el("div.grid.pair",
+      seatsField({ max_seats_per_reservation: 4 }), policyField({ waitlist_policy: "strict" })),
     el("div.grid.pair",
       field("Reserving opens", { name: "opens_at", type: "datetime-local" }, "Empty: at once"),
       field("Reserving closes", { name: "closes_at", type: "datetime-local" }, "Empty: when it starts")),
+    publicField({ public: true }),
     el("div.row.buttons", el("button", { type: "submit" }, "Create the session"), el("a.button.quiet", { href: "#/sessions" }, "Back")));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -113,12 +125,27 @@ export function newSessionPage(page) {
   page.append(el("h1", "New session"), form);
 }
 
+export const seatsField = (now) => field("Seats a reservation",
+  { name: "max_seats_per_reservation", type: "number", min: 1, max: 20, required: true, value: now.max_seats_per_reservation }, "At most");
+
+/** Who is let in when places come free. */
+export function policyField(now) {
+  const box = field("Who is let in", { name: "waitlist_policy", tag: "select" }, "Of those who wait, when places come free");
+  box.querySelector("select").append(...[["strict", "Strictly the first"], ["fill", "The first that fits"]].map(([value, text]) =>
+    el("option", { value, selected: value === now.waitlist_policy }, text)));
+  return box;
+}
+
+export const publicField = (now) => el("label.check", el("input", { type: "checkbox", name: "public", checked: now.public }),
+  "With a page where anybody may book");
+
 /** A form's fields as the API takes them. */
 export function valuesOf(form) {
   const values = {};
   for (const input of form.elements) {
     if (!input.name) continue;
-    if (input.type === "number") values[input.name] = Number(input.value);
+    if (input.type === "checkbox") values[input.name] = input.checked;
+    else if (input.type === "number") values[input.name] = Number(input.value);
     else if (input.type === "datetime-local") values[input.name] = fromField(input.value);
     else values[input.name] = input.value;
   }
