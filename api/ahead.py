@@ -15,7 +15,7 @@ from api.access import NEEDED
 from api.kept import Detail, Kept, Listing
 from api.limits import VERDICT
 from api.middleware import REQUEST_ID, Observe, request_id
-from api.requests import WHOLE
+from api.requests import FAILED, WHOLE
 from api.shelf import Fields
 from core import telemetry
 from core.bootstrap import ApiServices
@@ -23,7 +23,6 @@ from core.errors import Unavailable
 from core.keys import ANYBODY, ATTENDEES, MANAGE, Caller
 from core.limits import Buckets
 
-FAILED: Final = "aforo.failed"  # in a request's scope: the error that it met
 BASE: Final = "/api/sessions"
 _ID = re.compile("[1-9][0-9]{0,17}/?", re.ASCII)  # longer ones may be no ids
 READERS: Final = NEEDED["/api/sessions/{session}"]["GET"]

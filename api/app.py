@@ -13,6 +13,7 @@ from api.access import Access
 from api.ahead import Ahead
 from api.browsers import Cors
 from api.gate import Gate
+from api.intake import Intake
 from api.kept import Kept
 from api.limits import Limit
 from api.middleware import Observe
@@ -48,6 +49,7 @@ def create_app(services: ApiServices) -> falcon.asgi.App:
     middleware: list[Any] = [observe, Access(services)]
     if settings.rate_per_key or settings.rate_per_address:
         middleware.append(Limit(services))
+    middleware.append(Intake(services, observe))
     if settings.cors_origins:
         middleware.insert(0, Cors(settings.cors_origins))
     app = App(media_type="application/json", middleware=middleware)

@@ -35,22 +35,40 @@ def shown_path(path: str, template: str | None) -> str | None:
     return path if _shape(template).fullmatch(path) else template
 
 
+class Line(msgspec.Struct, gc=False):
+    """What the access log says of a request."""
+
+    level: str
+    event: str
+    process: str
+    at: float
+    request_id: str | None
+    method: str
+    path: str | None
+    status: int
+    job_id: str | None
+    ms: float
+
+
 class AccessLog:
     """One JSON line a request, written in groups: a line by itself would cost more than accepting a command."""
 
     def __init__(self) -> None:
-        self._lines: list[bytes] = []
+        self._lines: list[Line] = []
 
-    def write(self, **fields: Any) -> None:
+    def write(self, line: Line) -> None:
         """Add a line."""
-        self._lines.append(msgspec.json.encode(fields))
+        self._lines.append(line)
 
     def flush(self) -> None:
         """Write out what is there."""
         lines, self._lines = self._lines, []
         if lines:
-            sys.stderr.buffer.write(b"\n".join(lines) + b"\n")
+            sys.stderr.buffer.write(_encoder.encode_lines(lines))
             sys.stderr.buffer.flush()
+
+
+_encoder = msgspec.json.Encoder()
 
 
 class Observe:
@@ -91,25 +109,18 @@ class Observe:
         path = shown_path(req.path, req.uri_template) if self._log else None
         self.note(req.method, resp.status_code, path, req.context.started, req.context.job_id)
 
-    def note(self, method: str, status: int, path: str | None, started: float, job_id: str | None = None) -> None:
-        """Count and log an answer; `path` as it may be logged."""
+    def note(
+        self, method: str, status: int, path: str | None, started: float, job_id: str | None = None, named: str | None = None
+    ) -> None:
+        """Count and log an answer; `path` as it may be logged, `named` as the request is, if that is not in its context."""
         if not self._flush_is_due:
             self._flush_is_due = True
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
         telemetry.REQUESTS.add(method, str(status))
         if self._log:
-            self._log.write(
-                level="info",
-                event="request",
-                process="api",
-                at=time.time(),
-                request_id=telemetry.request_id.get(),
-                method=method,
-                path=path,
-                status=status,
-                job_id=job_id,
-                ms=round((time.monotonic() - started) * 1000, 2),
-            )
+            now, ms = time.time(), round((time.monotonic() - started) * 1000, 2)
+            named = named or telemetry.request_id.get()
+            self._log.write(Line("info", "request", "api", now, named, method, path, status, job_id, ms))
 
 
 def request_id(given: str | None) -> str:

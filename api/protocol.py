@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
-from api.requests import END, ENDED, TRUNCATED, WHOLE
+from api.requests import END, ENDED, INTAKE, TRUNCATED, WHOLE
 from core import telemetry
 from core.errors import AforoError
 
@@ -84,6 +84,20 @@ class _Exit:
         self._leave = self._transport.close
 
 
+class _Answer:
+    """An application whose answer is known, for a client that is slow to take what it asked for before."""
+
+    def __init__(self, status: int, fields: bytes, body: bytes) -> None:
+        self._status = status
+        self._fields = [tuple(line.split(b": ", 1)) for line in fields.split(b"\r\n")[:-1]]
+        self._body = body
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        """Called by the server."""
+        await send({"type": "http.response.start", "status": self._status, "headers": self._fields})
+        await send({"type": "http.response.body", "body": self._body})
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection."""
 
@@ -100,6 +114,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_lingering = False
         self._address: str | None = None  # once it is counted
         self._refusal: type[AforoError] | None = None  # to be told after the answers that are due before it
+        self._intake: Callable[[GuardedProtocol, RequestResponseCycle], bool] | None = self.app_state.get(INTAKE)
+        self._held: RequestResponseCycle | None = None  # a request whose body may come with its head
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody connects: let in, or sent away."""
@@ -162,6 +178,8 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             if self._wire_bytes > HEAD_BYTES and self._phase != ANSWER:
                 self._check_unfinished()
+        if self._held is not None:
+            self._go_on()
 
     def _check_unfinished(self) -> None:
         """Much came, and the message is not whole yet."""
@@ -193,10 +211,33 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A request whose head is there; what puts something in is held until its body is, if that comes at once."""
+        if self._intake is not None and not self.expect_100_continue and self.parser.get_method() == b"POST":
+            self._held = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _go_on(self) -> None:
+        """What is held goes the usual way."""
+        cycle, self._held = self._held, None
+        self.pass_on(cycle)  # type: ignore[arg-type]
+
+    def pass_on(self, cycle: RequestResponseCycle) -> None:
+        """Let the application answer."""
+        super()._start_asgi_task(cycle, self.app)
+
+    def answer(self, cycle: RequestResponseCycle, status: int, fields: bytes, body: bytes) -> None:
+        """Answer a request that was taken in (api/intake.py), unless its client is gone; `fields` are header lines."""
+        if not (cycle.disconnected or self.transport.is_closing() or self._send(cycle, status, fields, body)):
+            super()._start_asgi_task(cycle, _Answer(status, fields, body))
+
     def _answer(self, status: int, fields: bytes, body: bytes) -> bool:
-        """Send a whole answer at once; `fields` are header lines. False if that cannot be done now, and the usual way must do."""
-        cycle = self.cycle
-        if self.pipeline or cycle.disconnected or cycle.response_started or self.flow.write_paused:
+        """Send a whole answer at once. False if that cannot be done now, and the usual way must do."""
+        return not self.pipeline and self._send(self.cycle, status, fields, body)
+
+    def _send(self, cycle: RequestResponseCycle, status: int, fields: bytes, body: bytes) -> bool:
+        if cycle.disconnected or cycle.response_started or self.flow.write_paused:
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
@@ -217,9 +258,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         if self.cycle.response_complete:
             self._rest()
-        else:
-            self._phase = ANSWER
-            self.deadline = NEVER
+            return
+        self._phase = ANSWER
+        self.deadline = NEVER
+        if self._held is not None and self._intake(self, self._held):  # type: ignore[misc]
+            self._held = None
 
     def on_response_complete(self) -> None:
         """A request is answered: on to the next that came meanwhile, or rest."""
@@ -229,7 +272,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            super()._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
             self._tell(self._refusal)
         elif self._phase == ANSWER:

@@ -24,10 +24,12 @@ TRUNCATED: Final = "aforo.truncated"  # in a request's scope: its body broke off
 END: Final = "aforo.end"  # in a request's scope: what to call when the client is gone or the server stops
 COOKIE: Final = "aforo_console"
 ENDED: Final = "aforo.ended"  # one of them has happened
+FAILED: Final = "aforo.failed"  # in a request's scope: the error that it met before it came to Falcon
+INTAKE: Final = "aforo.intake"  # in the server's state: what takes commands in ahead of Falcon; see api/intake.py
 WHOLE: Final = "aforo.whole"  # in a request's scope: sends a whole answer at once, if it can; see api/protocol.py
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
-_KEY = re.compile(r"[A-Za-z0-9_-]{8,128}", re.ASCII)
+KEY: Final = re.compile(r"[A-Za-z0-9_-]{8,128}", re.ASCII)
 _WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
 
 
@@ -144,7 +146,7 @@ def session_cursor_text(ordering: str, start_time: datetime, session: int) -> st
 def idempotency_key(req: falcon.asgi.Request) -> str | None:
     """The Idempotency-Key header, if there is one. Raises InvalidIdempotencyKey."""
     key = req.get_header("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
+    if key is not None and not KEY.fullmatch(key):
         raise InvalidIdempotencyKey
     return key
 

@@ -19,9 +19,9 @@ from redis.exceptions import NoScriptError, RedisError
 from core.crashpoints import reach
 from core.entries import begin_job, decode_job, encode_command
 from core.errors import QueueFull, Rearranging, Unavailable, Unconfirmed, UnknownSession
-from core.grouping import Grouped
+from core.grouping import Grouped, Waiter
 from core.mailbox import BELL_MS, SessionHead, key, script, session_head
-from core.model import JOB_FORMAT, Arguments, Job, partition_of_job
+from core.model import JOB_FORMAT, Arguments, Frozen, Job, partition_of_job
 from core.pressure import GROUP as GROUP_UNDER_PRESSURE
 from core.pressure import Pressure
 from core.replicas import Replicas
@@ -34,8 +34,7 @@ TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
 TOO_FEW_REPLICAS = "Redis and its replicas cannot keep the request safe now. Try again shortly."
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Frozen):
     """The door's answer to one command. `known`: the same job had been accepted before."""
 
     job: Job
@@ -125,6 +124,10 @@ class Door:
             raise QueueFull
         return await self._grouped(self._knock(job, arguments, keyed, True))
 
+    def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None:
+        """The same without waiting, whether or not there is a crowd: `waiter` is told the receipt, or what `accept` raises."""
+        self._grouped.post(self._knock(job, arguments, keyed, True), waiter)
+
     async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
         """Accept many commands, each with its own answer: its receipt, without the session's head, or what `accept` raises."""
         if self._grouped.together >= TOGETHER_MAX:
@@ -157,10 +160,11 @@ class Door:
             if rung:
                 reach("accepted")
                 self._ring(partition)
-            for index, answer in zip(indexes, answers, strict=True):
-                job = knocks[index].job
-                head = heads.of(job.session_id) if knocks[index].is_shown else None
-                receipts[index] = _receipt(job, answer, depth, float(pace), head)
+            rate, answer = float(pace), iter(answers)
+            for index, first, second in zip(indexes, answer, answer, strict=True):
+                knock = knocks[index]
+                job, head = knock.job, heads.of(knock.job.session_id) if knock.is_shown else None
+                receipts[index] = _receipt(job, first, second, depth, rate, head)
         if not self._replicas.are_there:
             return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
         return receipts
@@ -236,8 +240,9 @@ def _is_promise(receipt: Receipt | Exception) -> bool:
     return isinstance(receipt, Receipt) and receipt.job.outcome is None
 
 
-def _receipt(job: Job, answer: Sequence[Any], depth: int, pace: float, head: SessionHead | None) -> Receipt | Exception:
-    first, second = answer
+def _receipt(
+    job: Job, first: int | bytes, second: Any, depth: int, pace: float, head: SessionHead | None
+) -> Receipt | Exception:
     if isinstance(first, int):
         return Receipt(_accepted(job, first, second), False, depth, pace, head)
     return _other_receipt(job.id, first, second, depth, pace, head)

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+
+class Waiter(Protocol):
+    """Whoever is told an answer, as a future is: by a call, in the event loop's next turn."""
+
+    def done(self) -> bool: ...
+    def set_result(self, answer: Any, /) -> None: ...
+    def set_exception(self, exc: Exception, /) -> None: ...
+    def cancel(self) -> Any: ...
 
 
 class _Share(Generic[Answer]):
@@ -71,15 +80,20 @@ class Grouped(Generic[Item, Answer]):
         self._alone = 0
         self._pause_seconds = pause_seconds
         self._limit_after_pause = limit_after_pause
-        self._waiting: list[tuple[Item, asyncio.Future[Answer] | _Share[Answer]]] = []
+        self._waiting: list[tuple[Item, Waiter]] = []
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, item: Item) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future))
-        self._alone += 1
-        self._begin()
+        self.post(item, future)
         return await future
+
+    def post(self, item: Item, waiter: Waiter) -> None:
+        """The same without waiting: `waiter` is told."""
+        self._waiting.append((item, waiter))
+        self._alone += 1
+        if self._running is None:
+            self._begin()
 
     async def all(self, items: Sequence[Item]) -> list[Answer | Exception]:
         """Each item's answer or exception, with one future for all of them."""
@@ -87,7 +101,8 @@ class Grouped(Generic[Item, Answer]):
             return []
         together: _All[Answer] = _All(len(items))
         self._waiting += [(item, _Share(together, index)) for index, item in enumerate(items)]
-        self._begin()
+        if self._running is None:
+            self._begin()
         return await together.future
 
     def __len__(self) -> int:
@@ -100,8 +115,7 @@ class Grouped(Generic[Item, Answer]):
         return len(self._waiting) - self._alone
 
     def _begin(self) -> None:
-        if self._running is None:
-            self._running = asyncio.create_task(self._run())
+        self._running = asyncio.create_task(self._run())
 
     @property
     def is_idle(self) -> bool:
@@ -121,15 +135,20 @@ class Grouped(Generic[Item, Answer]):
                     answers = await self._call([item for item, _ in group])
                 except Exception as exc:
                     answers = [exc] * len(group)
-                for (_, future), answer in zip(group, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                asyncio.get_running_loop().call_soon(_tell, group, answers)  # while the next call is under way
         finally:
             self._running = None
-            for _, future in self._waiting:
-                future.cancel()
+            for _, waiter in self._waiting:
+                waiter.cancel()
             self._waiting, self._alone = [], 0
+
+
+def _tell(group: Sequence[tuple[Any, Waiter]], answers: Sequence[Any]) -> None:
+    """Each its own."""
+    for (_, waiter), answer in zip(group, answers, strict=True):
+        if waiter.done():
+            continue
+        if isinstance(answer, Exception):
+            waiter.set_exception(answer)
+        else:
+            waiter.set_result(answer)

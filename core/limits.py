@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from core.cluster import AsyncCluster, pool_of
 from core.errors import Unavailable
-from core.grouping import Grouped
+from core.grouping import Grouped, Waiter
 from core.mailbox import script
 from core.settings import Rate
 
@@ -141,14 +141,27 @@ class Limiter:
 
     async def __call__(self, buckets: Buckets, asked: int = 1, paid: int = 0) -> Verdict:
         """Ask all buckets for `asked` units, of which `paid` were paid before. `asked` 0 gives back what was paid."""
-        if asked == 1 and not paid:
-            advance = self._advances.get(buckets)
-            if advance is not None and time.monotonic() < advance.until:
-                advance.came += 1
-                if advance.left:
-                    advance.left -= 1
-                    return advance.verdict
-        return await self._grouped(_Ask(buckets, asked, paid))
+        verdict = self._at_once(buckets) if asked == 1 and not paid else None
+        return verdict or await self._grouped(_Ask(buckets, asked, paid))
+
+    def post(self, buckets: Buckets, waiter: Waiter) -> None:
+        """Ask all buckets for one unit without waiting: `waiter` is told, before this returns if it was taken ahead."""
+        verdict = self._at_once(buckets)
+        if verdict is None:
+            self._grouped.post(_Ask(buckets, 1, 0), waiter)
+        else:
+            waiter.set_result(verdict)
+
+    def _at_once(self, buckets: Buckets) -> Verdict | None:
+        """What needs no asking, since it was taken ahead."""
+        advance = self._advances.get(buckets)
+        if advance is None or time.monotonic() >= advance.until:
+            return None
+        advance.came += 1
+        if not advance.left:
+            return None
+        advance.left -= 1
+        return advance.verdict
 
     async def _ask(self, asks: Sequence[_Ask]) -> Sequence[Verdict]:
         now = time.monotonic()

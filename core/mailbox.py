@@ -23,7 +23,7 @@ from core.connections import client
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job
 from core.errors import Unavailable
-from core.model import Job, Session
+from core.model import Frozen, Job, Session
 from core.numbering import Lift
 
 PUBLISH_LIMIT = 256
@@ -120,8 +120,7 @@ class Taken:
         return ONE if self.near or len(self.entries) <= PORTION_LIMIT else PORTION
 
 
-@dataclass(frozen=True, slots=True)
-class SessionHead:
+class SessionHead(Frozen):
     """A session's counters as Redis has them; see core/lua/accept.lua."""
 
     last_seq: int
@@ -134,8 +133,9 @@ class SessionHead:
 
 def session_head(fields: Sequence[bytes | None]) -> SessionHead:
     """The head from its fields a, c, r, w, l, s. One that an earlier release wrote has neither l nor s."""
-    *counts, state = fields
-    return SessionHead(*(int(count or 0) for count in counts), (state or b"open").decode())
+    seq, capacity, reserved, waiting, places, state = fields
+    counts = (int(seq or 0), int(capacity or 0), int(reserved or 0), int(waiting or 0), int(places or 0))
+    return SessionHead(*counts, "open" if state is None else state.decode())
 
 
 def head_fields(session: Session) -> tuple[Any, ...]:

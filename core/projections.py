@@ -6,6 +6,7 @@ Reads of concurrent requests share a round trip that begins after each of them a
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from core.mailbox import (
     script,
     session_head,
 )
-from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Job, Session, partition_of_job, partition_of_session
+from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Frozen, Job, Session, partition_of_job, partition_of_session
 
 READ_LIMIT = 512
 
@@ -43,8 +44,7 @@ class Head:
     now: SessionHead
 
 
-@dataclass(frozen=True, slots=True)
-class Traffic:
+class Traffic(Frozen):
     """What a queued job can be told: how far its session is, how much its partition holds, and how fast that goes."""
 
     applied_seq: int
@@ -136,6 +136,17 @@ class Projections:
         (word,) = await self._execute(pipeline)
         return [word or b"none"] * len(asks)
 
+    async def are_known(self, session_ids: Sequence[int]) -> bool:
+        """Whether Redis has the heads of all these sessions, each named once. Far less work than to read them."""
+        lanes: dict[int, list[str]] = defaultdict(list)
+        for session_id in session_ids:
+            partition = partition_of_session(session_id, self._partitions)
+            lanes[partition].append(key(partition, f"s:{session_id}"))
+        pipeline = self._client.pipeline(transaction=False)
+        for heads in lanes.values():
+            pipeline.exists(*heads)
+        return sum(await self._execute(pipeline)) == len(session_ids)
+
     async def revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Those of these keys that were revoked lately; see REVOKED_KEY."""
         pipeline = self._client.pipeline(transaction=False)
@@ -213,8 +224,7 @@ class Projections:
             raise Unavailable("Redis cannot be reached.") from exc
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Frozen):
     """What would become of a reserve if nobody ahead of it cancelled; it binds nobody."""
 
     outcome: str

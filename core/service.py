@@ -21,6 +21,7 @@ from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
 from core.door import MaybeForgotten, Receipt, draft_job
 from core.entries import Entry, Unreadable
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
+from core.grouping import Waiter
 from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Publication, Taken
 from core.model import (
     CANCEL,
@@ -351,6 +352,7 @@ class DoorPort(Protocol):
     """See core.door.Door."""
 
     def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
+    def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None: ...
     def accept_all(
         self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False
     ) -> Awaitable[list[Receipt | Exception]]: ...
@@ -401,8 +403,13 @@ class Submit:
                     keyed = False
                     continue
                 receipt = Receipt(job, True, 0, 0.0, None)
-            return _of_the_same_request(receipt, draft)
+            return of_the_same_request(receipt, draft)
         raise Unavailable
+
+    def post(self, draft: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None:
+        """One attempt, without waiting: `waiter` is told what the door says. On UnknownSession and MaybeForgotten nothing is
+        accepted, and to call this object is the way to go on; else the receipt is for `of_the_same_request` to judge."""
+        self._door.post(draft, arguments, keyed, waiter)
 
     async def all(self, asked: Sequence[tuple[Job, Arguments]]) -> list[Receipt]:
         """The same for many commands together, whose ids follow from keys. If one is refused that is raised, and others may be
@@ -415,11 +422,11 @@ class Submit:
             elif isinstance(answer, Exception):
                 raise answer
             else:
-                receipts.append(_of_the_same_request(answer, draft))
+                receipts.append(of_the_same_request(answer, draft))
         return receipts
 
 
-def _of_the_same_request(receipt: Receipt, draft: Job) -> Receipt:
+def of_the_same_request(receipt: Receipt, draft: Job) -> Receipt:
     """Raises IdempotencyKeyReused if the key names a job that asked for something else."""
     if receipt.known and receipt.job.body_hash not in (draft.body_hash, ""):  # none is kept of who was forgotten
         raise IdempotencyKeyReused

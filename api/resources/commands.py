@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import falcon.asgi
@@ -11,7 +12,7 @@ import msgspec
 from api.errors import refusal
 from api.limits import patience
 from api.messages import language
-from api.requests import idempotency_key, preferred_wait, session_id
+from api.requests import FAILED, idempotency_key, preferred_wait, session_id
 from api.schemas import (
     CancelBody,
     JobAnswer,
@@ -87,7 +88,7 @@ class Commands:
         else:
             resp.status = 202
             resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
-            resp.data = msgspec.json.encode(self._queued(receipt, arguments, language(req)))
+            resp.data = msgspec.json.encode(queued_answer(receipt, arguments, services.manage_token, language(req)))
 
     async def knows(self, req: falcon.asgi.Request, kind: str, session: str, client: str | None = None) -> bool:
         """Whether this request repeats a job that is known: Redis knows it, or else the ledger."""
@@ -101,7 +102,10 @@ class Commands:
 
     async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments, keyed: bool | None = None) -> Receipt:
         keyed = req.get_header("Idempotency-Key") is not None if keyed is None else keyed
+        failed: Exception | None = req.scope.get(FAILED)
         try:
+            if failed is not None:  # at the door already: see api/intake.py
+                raise failed
             receipt = await self._services.submit(draft, arguments, keyed=keyed)
         except AforoError as exc:
             code = "queue_full" if isinstance(exc, QueueFull) else type(exc).__name__
@@ -111,15 +115,6 @@ class Commands:
         if not receipt.known:
             telemetry.ACCEPTED.add(draft.kind)
         return receipt
-
-    def _queued(self, receipt: Receipt, arguments: Arguments, spoken: str) -> JobAnswer:
-        traffic: Traffic | None = None
-        expected: Forecast | None = None
-        if receipt.head is not None:
-            traffic = Traffic(receipt.head.last_seq, receipt.depth, receipt.pace)
-            if isinstance(arguments, ReserveArguments):
-                expected = forecast(receipt.head, receipt.job.seq, arguments.seats)
-        return job_answer(receipt.job, self._services.manage_token, spoken, traffic, expected)
 
     async def _decided(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job) -> None:
         services = self._services
@@ -132,6 +127,17 @@ class Commands:
         resp.append_header("Vary", "Accept-Language")
         resp.status = 201 if job.outcome in CREATED else 200
         resp.data = msgspec.json.encode(answer)
+
+
+def queued_answer(receipt: Receipt, arguments: Arguments, token: Callable[[int], str], spoken: str) -> JobAnswer:
+    """What a 202 says of a job."""
+    traffic: Traffic | None = None
+    expected: Forecast | None = None
+    if receipt.head is not None:
+        traffic = Traffic(receipt.head.last_seq, receipt.depth, receipt.pace)
+        if isinstance(arguments, ReserveArguments):
+            expected = forecast(receipt.head, receipt.job.seq, arguments.seats)
+    return job_answer(receipt.job, token, spoken, traffic, expected)
 
 
 class Reserve(Commands):

@@ -33,8 +33,8 @@
 -- what it was told of it last, a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the
 -- ledger knows), then for each: job id, session id, the job record up to its seq, the command.
 -- Answers {depth, pace, rung (1: ring the doorbell), answers, {{session id, a, c, r, w, l, s} ...}, the process's total before, by how
--- much it has grown}. An answer is {seq, accepted at} of a command that was accepted now, or {tag, text}: K known already (the
--- record), L look into the ledger first, F full, H head unknown, S shut, E the server refused (why).
+-- much it has grown}. `answers` has two values for each command: seq and accepted at of one that was accepted now, or a tag and a
+-- text: K known already (the record), L look into the ledger first, F full, H head unknown, S shut, E the server refused (why).
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local jobs = prefix .. 'job:'
@@ -45,6 +45,7 @@ local shut = redis.call('GET', prefix .. 'lanes') == 'shut'
 local heads = {}
 local shown = {}
 local answers = {}
+local records = {} -- of what is accepted: key, record, key, record ...
 local accepted = 0
 local now
 local doubt
@@ -78,45 +79,53 @@ local function head_of(session)
   return head
 end
 
-local function is_keyed(number)
-  return string.byte(ARGV[6], number) == 49 -- '1'
-end
+-- One look for all of them; what this call accepts is put beside, for the same job may be twice in a group.
+local keys = {}
+for i = 7, #ARGV, 4 do keys[#keys + 1] = jobs .. ARGV[i] end
+local found = redis.call('MGET', unpack(keys))
+local mine = {}
 
-local function accept(job, session, record, command)
-  local key = jobs .. job
-  local known = redis.call('GET', key)
+local function accept(number, session, record, command)
+  local key = keys[number]
+  local known = mine[key] or found[number]
   local head = head_of(session)
-  if known and not is_doubted(key, known) then return { 'K', known } end
-  if shut then return { 'S', '' } end
-  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and is_keyed(#answers + 1) then return { 'L', '' } end
-  if depth >= limit then return { 'F', '' } end
-  if not head then return { 'H', '' } end
+  if known and not is_doubted(key, known) then return 'K', known end
+  if shut then return 'S', '' end
+  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and string.byte(ARGV[6], number) == 49 then -- '1'
+    return 'L', ''
+  end
+  if depth >= limit then return 'F', '' end
+  if not head then return 'H', '' end
   local seq = head.q + 1
   -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
-  local id = redis.pcall('XADD', KEYS[1], '*', 's', string.format('%.0f', seq), 'c', command)
-  if type(id) == 'table' then return { 'E', id['err'] } end
+  local id = redis.pcall('XADD', KEYS[1], '*', 's', seq, 'c', command)
+  if type(id) == 'table' then return 'E', id['err'] end
   local at = tonumber(string.match(id, '^%d+'))
-  redis.call('SET', key, record .. cmsgpack.pack(seq, at))
+  record = record .. cmsgpack.pack(seq, at)
+  mine[key] = record
+  records[2 * accepted + 1], records[2 * accepted + 2] = key, record
   head.q = seq
   head.accepted = head.accepted + 1
   depth = depth + 1
   accepted = accepted + 1
-  return { seq, at }
+  return seq, at
 end
 
-for i = 7, #ARGV, 4 do
-  answers[#answers + 1] = accept(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+for number = 1, #keys do
+  local i = 4 * number + 4
+  answers[2 * number - 1], answers[2 * number] = accept(number, ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 
 local rung = 0
 local total, bell = prefix .. 'total:' .. ARGV[3], prefix .. 'bell'
-local found = redis.call('MGET', total, prefix .. 'pace', bell)
-local before = tonumber(found[1] or '0')
+local others = redis.call('MGET', total, prefix .. 'pace', bell)
+local before = tonumber(others[1] or '0')
 local grown = 0
 if accepted > 0 then
+  redis.call('MSET', unpack(records))
   for session, head in pairs(heads) do
     if head and head.accepted > 0 then
-      redis.call('HSET', sessions .. session, 'q', string.format('%.0f', head.q))
+      redis.call('HSET', sessions .. session, 'q', head.q)
       redis.call('PERSIST', sessions .. session)
     end
   end
@@ -125,9 +134,9 @@ if accepted > 0 then
     grown = accepted
     redis.call('SET', total, before + grown, 'EX', ARGV[4])
   end
-  if not found[3] then
+  if not others[3] then
     redis.call('SET', bell, '1', 'PX', ARGV[2])
     rung = 1
   end
 end
-return { depth, found[2] or '0', rung, answers, shown, before, grown }
+return { depth, others[2] or '0', rung, answers, shown, before, grown }

@@ -80,7 +80,7 @@ def test_an_example_that_does_not_fit_is_seen() -> None:
 
 
 def test_router_and_file_list_the_same_paths_and_methods() -> None:
-    unset = {"cors_origins": (), "rate_per_key": None, "rate_per_address": None, "read_cache_mb": 1}
+    unset = {"cors_origins": (), "rate_per_key": None, "rate_per_address": None, "read_cache_mb": 1, "trusted_proxies": ""}
     services = SimpleNamespace(settings=SimpleNamespace(log_level="warning", auth="open", **unset))
     routes = falcon.inspect.inspect_routes(create_app(services))  # type: ignore[arg-type]
     served = {(route.path, m.method.lower()) for route in routes for m in route.methods if not m.internal}

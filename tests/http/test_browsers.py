@@ -69,7 +69,8 @@ def test_no_other_origin_may_call_unless_it_is_named(api: Api) -> None:
 def friendly() -> TestClient:
     """The application with a friend, without servers: what is asked here needs none."""
     no_rates = {"rate_per_key": None, "rate_per_address": None}
-    settings = SimpleNamespace(log_level="warning", auth="keys", cors_origins=(FRIEND,), read_cache_mb=1, **no_rates)
+    own = {"auth": "keys", "cors_origins": (FRIEND,), "read_cache_mb": 1, "trusted_proxies": ""}
+    settings = SimpleNamespace(log_level="warning", **own, **no_rates)
 
     async def nothing() -> None:
         pass

@@ -130,7 +130,8 @@ class MemoryRedis:
             self._set(f"{prefix}bell", "1", bell_ms)
         depth = len(self.get(mailbox) or ())
         shown = [(str(session).encode(), *_fields(head, "acrwls")) for session, head in heads.items()]
-        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), answers, shown, before, grown]
+        told = [value for answer in answers for value in answer]
+        return [depth, self.get(f"{prefix}pace") or b"0", int(rung), told, shown, before, grown]
 
     def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
         """take.lua"""

@@ -1,0 +1,381 @@
+"""Commands that are taken in ahead of Falcon: answered, counted and noted as through it, and never done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import re
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from core.bootstrap import worker_services
+from core.errors import Unavailable
+from core.keys import new_token
+from ops import keys
+from tests.support.raw import Answer, post
+from tests.support.serving import Connection, Serving
+from tests.support.stack import Deployment, Servers
+
+SEED = 20_300_401
+CASES = 400
+FIRST = new_token()
+FALCONS_WAY = "Prefer: return=minimal"  # says nothing that would change the answer
+_numbers = itertools.count(1)
+
+Serve = Callable[..., None]
+Connect = Callable[[], Awaitable[Connection]]
+
+
+@pytest.fixture
+def serve(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Runs something with a server of its own."""
+
+    def run(what: Callable[[Serving], Awaitable[None]], on: Deployment = deployment, **settings: Any) -> None:
+        async def whole() -> None:
+            async with Serving(on, monkeypatch, **settings) as serving:
+                await what(serving)
+
+        asyncio.run(whole())
+
+    return run
+
+
+@pytest.fixture
+def guarded(servers: Servers) -> Any:
+    """A deployment with a key that may everything."""
+    found = servers.deployment(first_key=FIRST)
+    yield found
+    servers.drop(found)
+
+
+async def new_session(line: Connection, *headers: str, **fields: Any) -> int:
+    body = {"title": "A", "start_time": "2031-05-01T18:00:00Z", "end_time": "2031-05-01T20:00:00Z", "capacity": 50, **fields}
+    answer = await line.ask(post("/api/sessions/", json.dumps(body).encode(), *headers))
+    assert answer.status == 201, answer.body
+    return answer.json()["id"]
+
+
+def somebody() -> bytes:
+    number = next(_numbers)
+    return json.dumps({"name": f"Guest {number}", "email": f"guest-{number}@example.org"}).encode()
+
+
+# -- the same answers ------------------------------------------------------------------------------------------------------
+
+
+class Cases:
+    """Requests as people and programs may send them: most are plain, the others odd in one way or in two."""
+
+    def __init__(self, chance: random.Random, sessions: list[int], tokens: list[str]) -> None:
+        self._chance = chance
+        self._sessions = sessions
+        self._tokens = tokens
+        self.sent: list[tuple[str, str]] = []  # keys and their bodies, to be repeated
+
+    def path(self) -> str:
+        session: Any = self._chance.choice(self._sessions)
+        if self._chance.random() < 0.1:
+            session = self._chance.choice([0, "01", 10**17, 10**18, 2**63 - 1, 2**63, 10**30, "x", "%31", "-1", "", "1?x=2"])
+        kind = self._chance.choice(["reserve"] * 6 + ["cancel"] * 4 + ["Reserve", "reserve/x"])
+        return f"/api/sessions/{session}/{kind}" + self._chance.choice(["/"] * 8 + ["", "", "//", "/?a=b"])
+
+    def body(self, path: str) -> bytes:
+        chance, number = self._chance, next(_numbers)
+        name: Any = chance.choice([f"Guest {number}", "Ana", " Zoë\u00a0", "Łukasz 李", "a" * 100])
+        email: Any = chance.choice([f"g{number}@example.org", "ana@example.org", "ANA@Example.ORG ", f"ü{number}@bücher.example"])
+        found: dict[str, Any] = {"email": email} if "cancel" in path else {"name": name, "email": email}
+        if chance.random() < 0.3:
+            found["seats"] = chance.choice([1, 2, 20, 21, 0, -1, "2", None, 1.5, True, 2**70])
+        if chance.random() < 0.15:
+            odd = [("email", "no address"), ("email", ""), ("email", "a" * 300), ("email", 7), ("name", ""), ("name", "a" * 101)]
+            odd += [("name", "line\nbreak"), ("name", None), ("name", ["x"]), ("more", 1), ("name", "\ud800")]
+            found.update([chance.choice(odd)])
+        if chance.random() < 0.05:
+            found.pop(chance.choice(list(found)))
+        text = json.dumps(found, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
+        if chance.random() < 0.08:
+            broken = [b"", b"{", b"[]", b"null", text[:-1], text + b"x", b"\xff" + text]
+            text = chance.choice([*broken, text + b" " * 17_000, b"  " + text])
+        return text
+
+    def headers(self, body: bytes) -> list[str]:
+        chance = self._chance
+        found = []
+        if self._tokens:
+            token = chance.choice(self._tokens)
+            shown = [f"Authorization: Bearer {token}"] * 6
+            shown += [f"authorization: bearer  {token} ", f"Authorization: Basic {token}", f"Authorization: {token}", "X: 1"]
+            found.append(chance.choice(shown))
+        if chance.random() < 0.3:
+            found.append("X-Request-Id: " + chance.choice(["mine-1", "not/ours", "x" * 65, "", "ü"]))
+        if chance.random() < 0.4:
+            found.append("Accept-Language: " + chance.choice(["es", "es-MX, en;q=0.5", "xx", "", "de;q=nonsense"]))
+        if chance.random() < 0.06:
+            twice = ["X-Request-Id: a", "Accept-Language: es", "Content-Type: text/plain", "Idempotency-Key: twice-twice"]
+            found += [chance.choice(twice)] * 2
+        if chance.random() < 0.1:
+            found.append(chance.choice(["Cookie: a=b", "Accept: text/html", "X-Forwarded-For: 10.0.0.1", "Host: other", "X: y"]))
+        return found
+
+    def key(self) -> str | None:
+        """An Idempotency-Key, of which each way gets its own."""
+        found = [None, None, f"key-{next(_numbers):08}", "short", "with space and", "x" * 128, "x" * 129, ""]
+        return self._chance.choice([None, None, None, *found])
+
+
+def with_type(sent: bytes, chance: random.Random) -> bytes:
+    """Another Content-Type, now and then."""
+    if chance.random() < 0.9:
+        return sent
+    others = [b"application/json; charset=utf-8", b"Application/JSON ;x", b"text/plain", b"", b"application/json2", b"*/*"]
+    return sent.replace(b"Content-Type: application/json", b"Content-Type: " + chance.choice(others), 1)
+
+
+CHANGES = re.compile(
+    r'r=\d+;t=\d+|"(?:id|request_id|manage_token|accepted_at|applied_at)":"[^"]*"|"(?:seq|ahead|id)":\d+|"eta_seconds":[0-9.]+'
+    r'|"forecast":{"outcome":"\w+","position":\w+'
+)
+OF_THE_MOMENT = ("date", "location", "content-length")
+
+
+def told(answer: Answer, named: bool) -> tuple[Any, ...]:
+    """All that an answer says, but for what differs from one command to the next."""
+    headers = [(name, CHANGES.sub("?", value)) for name, value in answer.headers.items() if name not in OF_THE_MOMENT]
+    if not named:
+        headers = [(name, value) for name, value in headers if name != "x-request-id"]
+    size = answer.headers["content-length"] == str(len(answer.body))
+    location = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "?", answer.headers.get("location", ""))
+    where = not location or answer.headers["location"].rpartition("/")[2] == answer.json()["id"]
+    return answer.status, headers, size, location, where, CHANGES.sub("?", answer.body.decode())
+
+
+def grown(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """By how much each count has grown."""
+    return {
+        name: {label: count - before[name].get(label, 0) for label, count in counts.items() if before[name].get(label) != count}
+        for name, counts in after.items()
+    }
+
+
+async def compare(serving: Serving, connect: Connect, cases: Cases, chance: random.Random, statuses: dict[int, int]) -> None:
+    """Send one request both ways, and compare all that came of it."""
+    line = await connect()
+    path = cases.path()
+    body, key = cases.body(path), cases.key()
+    headers = cases.headers(body)
+    named = any(header.startswith("X-Request-Id: mine") for header in headers)
+    seen = []
+    times = 2 if key is not None and chance.random() < 0.5 else 1
+    kind, taken = chance.getrandbits(64), serving.taken
+    for way in ([FALCONS_WAY], []):
+        own = [*headers, *way]
+        if key is not None:  # of the same length and kind, but another for each way
+            own.append(f"Idempotency-Key: {('f' if way else 'd') + key[1:] if key else key}")
+        sent = with_type(post(path, body, *own), random.Random(kind))
+        for _ in range(times):
+            before, noted = serving.counts(), len(serving.notes)
+            answer = await line.ask(sent)
+            counted = grown(before, serving.counts())
+            seen.append((told(answer, named), counted, serving.notes[noted:]))
+            statuses[answer.status] = statuses.get(answer.status, 0) + 1
+            assert not way or serving.taken == taken
+            if answer.headers.get("connection") == "close":
+                line = await connect()
+    half = len(seen) // 2
+    assert seen[:half] == seen[half:], (path, headers, key, body)
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_whatever_is_sent_is_answered_counted_and_noted_as_through_falcon(
+    serve: Serve, guarded: Deployment, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    for name in ("FRESH_SECONDS", "STALE_SECONDS"):  # who asks for a key tells more of the limits
+        monkeypatch.setattr(f"core.keys.{name}", 3600.0)
+    chance = random.Random(SEED)
+    statuses: dict[int, int] = {}
+
+    async def run(serving: Serving) -> None:
+        worker = worker_services(guarded.settings())
+        token = f"Authorization: Bearer {FIRST}"
+        async with serving.connection() as line:
+            sessions = [await new_session(line, token) for _ in range(3)]
+            sessions.append(await new_session(line, token, capacity=1, waitlist_capacity=2))
+        owner = guarded.settings(owner_url=guarded.owner_url)
+        tokens = [keys.create(owner, "shop", scopes, None)[0] for scopes in (["reserve"], ["manage"], ["read"])]
+        for known in tokens:
+            await serving.services.keyring.caller(known)
+        cases = Cases(chance, sessions, [] if is_open else [FIRST, FIRST, *tokens, "aforo_x_y"])
+        for number in range(CASES):
+            async with AsyncExitStack() as lines:
+                await compare(serving, lambda: lines.enter_async_context(serving.connection()), cases, chance, statuses)
+            if number % 50 == 49:
+                for partition in range(guarded.partitions):
+                    await asyncio.to_thread(worker.drain, partition)
+        worker.close()
+        assert serving.taken > CASES / 20
+
+    serve(run, guarded, auth="open" if is_open else "keys", rate_per_address="1000000/s", trusted_proxies="127.0.0.1")
+    expected = {202, 404, 413, 415, 422, 400} if is_open else {202, 401, 403, 404, 422}
+    assert expected <= statuses.keys(), statuses
+    assert 500 not in statuses
+
+
+def test_forecasts_are_the_same(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            rows = []
+            for way in ([FALCONS_WAY], []):
+                path = f"/api/sessions/{await new_session(line, capacity=2, waitlist_capacity=1)}/reserve/"
+                answers = [await line.ask(post(path, somebody(), *way)) for _ in range(5)]
+                rows.append([(a.json()["forecast"], a.json()["seq"], a.json()["ahead"]) for a in answers])
+        assert rows[0] == rows[1]
+        assert [forecast["outcome"] for forecast, *_ in rows[0]] == ["confirmed"] * 2 + ["waitlisted"] + ["sold_out"] * 2
+
+    serve(run)
+
+
+def test_limits_count_and_refuse_the_same(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            session = await new_session(line)
+            rows = []
+            for address, way in (("198.51.100.1", [FALCONS_WAY]), ("198.51.100.2", [])):
+                answers = [
+                    await line.ask(post(f"/api/sessions/{session}/reserve/", somebody(), f"X-Forwarded-For: {address}", *way))
+                    for _ in range(6)
+                ]
+                rows.append([(a.status, a.headers.get("ratelimit"), a.headers.get("ratelimit-policy")) for a in answers])
+                assert [answer.status for answer in answers] == [202] * 4 + [429] * 2
+        assert rows[0] == rows[1]
+        assert serving.taken == 6
+
+    serve(run, rate_per_address="4/h", trusted_proxies="127.0.0.1")
+
+
+# -- what comes in pieces, and who does not wait ------------------------------------------------------------------------------
+
+
+def test_a_plain_command_is_taken_in_at_once_and_one_in_pieces_goes_the_usual_way(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))  # the session's head is in Redis from now on
+            before = serving.taken
+            sent = post(path, somebody())
+            assert (await line.ask(sent)).status == 202
+            assert serving.taken == before + 1
+            line.writer.write(sent[:-20])
+            await asyncio.sleep(0.05)
+            assert (await line.ask(sent[-20:])).json()["seq"] == 3
+            assert serving.taken == before + 1
+
+    serve(run)
+
+
+def test_requests_behind_it_are_answered_after_it_and_in_their_order(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            many = [post(path, somebody(), f"X-Request-Id: number-{number}") for number in range(20)]
+            line.writer.write(b"".join(many))
+            answers = [await line.answer() for _ in many]
+            assert [answer.headers["x-request-id"] for answer in answers] == [f"number-{number}" for number in range(20)]
+            assert [answer.json()["seq"] for answer in answers] == list(range(2, 22))
+
+    serve(run)
+
+
+def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            async with serving.connection() as hasty:
+                hasty.writer.write(post(path, somebody()))
+            while len(serving.notes) < 3:  # the session, and two commands
+                await asyncio.sleep(0.01)
+            assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
+
+    serve(run)
+
+
+def test_what_may_have_been_accepted_is_never_sent_again(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        door = serving.services.door
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            accept = door._grouped._call
+
+            async def accept_and_lose_the_replies(knocks: Any) -> Any:
+                await accept(knocks)
+                raise Unavailable
+
+            door._grouped._call = accept_and_lose_the_replies
+            before = serving.taken
+            answers = [await line.ask(post(path, somebody(), *way)) for way in ([], [FALCONS_WAY])]
+            assert [(answer.status, answer.json()["code"]) for answer in answers] == [(503, "unavailable")] * 2
+            assert serving.taken == before + 1
+            door._grouped._call = accept
+            assert (await line.ask(post(path, somebody()))).json()["seq"] == 4
+
+    serve(run)
+
+
+def test_a_bug_in_the_answer_is_told_as_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            monkeypatch.setattr("api.intake.queued_answer", lambda *_: 1 / 0)
+            answer = await line.ask(post(path, somebody()))
+            assert (answer.status, answer.json()["code"]) == (500, "internal_error")
+
+    serve(run)
+
+
+def test_while_the_door_is_crowded_it_is_turned_away_in_front(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            monkeypatch.setattr(type(serving.services.door), "is_crowded", True)
+            answer = await line.ask(post(path, somebody()))
+            assert (answer.status, answer.json()["code"]) == (503, "queue_full")
+            assert serving.taken == 0
+
+    serve(run)
+
+
+def test_a_server_that_stops_answers_who_is_at_the_door(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            door, gate = serving.services.door, asyncio.Event()
+            accept = door._grouped._call
+
+            async def accept_later(knocks: Any) -> Any:
+                await gate.wait()
+                return await accept(knocks)
+
+            door._grouped._call = accept_later
+            before = serving.taken
+            line.writer.write(post(path, somebody()))
+            while serving.taken == before:
+                await asyncio.sleep(0.01)
+            serving.server.should_exit = True
+            while serving.server.servers and serving.server.servers[0].is_serving():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            gate.set()
+            answer = await line.answer()
+            assert (answer.status, answer.headers["connection"]) == (202, "close")
+            assert await line.is_closed()
+
+    serve(run)

@@ -1,0 +1,133 @@
+"""An API process inside the test's own: the application on its server, with its protocol, and what came of each request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+
+from api.app import create_app
+from api.browsers import EVERYWHERE
+from api.connections import Guard, Limits
+from api.gate import Gate
+from api.intake import Intake
+from api.protocol import GuardedProtocol
+from core import telemetry
+from core.bootstrap import ApiServices
+from tests.support.raw import Answer
+from tests.support.stack import Deployment
+
+TALLIES = ("REQUESTS", "ACCEPTED", "REFUSED_AT_DOOR")
+
+
+class Serving:
+    """A server and what is watched of it: how many requests were taken in ahead of Falcon, what was noted and counted."""
+
+    def __init__(self, deployment: Deployment, monkeypatch: Any, **settings: Any) -> None:
+        loaded = deployment.settings(log_level="warning", **settings)
+        self.services = ApiServices(loaded)
+        self.app = create_app(self.services)
+        self.taken = 0
+        self.notes: list[tuple[Any, ...]] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            Gate(self.app, self.services.door),
+            loop="none",
+            http=partial(GuardedProtocol, Guard(Limits())),
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            headers=list(EVERYWHERE),
+            proxy_headers=bool(loaded.trusted_proxies),
+            forwarded_allow_ips=loaded.trusted_proxies,
+            log_config=None,
+        )
+        self.server = uvicorn.Server(config)
+        self._watch(monkeypatch)
+
+    def _watch(self, monkeypatch: Any) -> None:
+        take = Intake.__call__
+
+        def count(intake: Intake, line: Any, cycle: Any) -> bool:
+            is_taken = take(intake, line, cycle)
+            self.taken += is_taken
+            return is_taken
+
+        monkeypatch.setattr(Intake, "__call__", count)
+        observe = self.app.ahead._observe
+        note = observe.note
+
+        def remember(method: str, status: int, path: str | None, started: float, *more: Any) -> None:
+            self.notes.append((method, status, path, bool(more and more[0])))
+            note(method, status, path, started, *more)
+
+        monkeypatch.setattr(observe, "note", remember)
+        observe._log = Silent()  # so that paths are noted
+        monkeypatch.setattr(telemetry, "flush_tallies", lambda: None)
+
+    def counts(self) -> dict[str, dict[tuple[str, ...], int]]:
+        """What was counted so far; nothing is handed on."""
+        counts = {name: dict(getattr(telemetry, name)._counts) for name in TALLIES}
+        return {**counts, "seconds": {(): len(telemetry._accept_seconds)}}
+
+    async def __aenter__(self) -> Serving:
+        self._running = asyncio.create_task(self.server.serve([self._socket]))
+        while not self.server.started:
+            await asyncio.sleep(0.01)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        self.server.should_exit = True
+        await self._running
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One to this server."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            yield Connection(reader, writer)
+        finally:
+            writer.close()
+
+
+class Silent:
+    """An access log that nobody reads."""
+
+    def write(self, _line: Any) -> None:
+        """One line."""
+
+    def flush(self) -> None:
+        """All of them."""
+
+
+class Connection:
+    """One connection of a client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def ask(self, sent: bytes) -> Answer:
+        """Send, and have the answer."""
+        self.writer.write(sent)
+        return await self.answer()
+
+    async def answer(self) -> Answer:
+        """The next one."""
+        head = (await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), 20)).decode("latin-1")
+        first, *lines = head[:-4].split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines)
+        assert len(headers) == len(lines), lines
+        body = await asyncio.wait_for(self._reader.readexactly(int(headers["content-length"])), 20)
+        return Answer(int(first.split(" ")[1]), headers, body)
+
+    async def is_closed(self) -> bool:
+        """Whether nothing more comes, for good."""
+        return await asyncio.wait_for(self._reader.read(1), 20) == b""
