@@ -130,10 +130,17 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     atomic: bool = False
 
 
+class _SoundBatch(BatchBody):
+    """The same where nothing is wrong, read at once."""
+
+    commands: list[BatchCommand]
+
+
 _decoders: dict[type, msgspec.json.Decoder] = {
     shape: msgspec.json.Decoder(shape)
     for shape in (ReserveBody, CancelBody, ReservationPatch, SessionBody, SessionPatch, EmptyBody, BatchBody, SignInBody)
 }
+_sound_batch = msgspec.json.Decoder(_SoundBatch)
 
 _RULES: dict[str, Callable[[Any], Any]] = {
     "title": partial(validation.line, longest=validation.TITLE_MAX),
@@ -154,6 +161,19 @@ _RULES: dict[str, Callable[[Any], Any]] = {
 
 async def read_body(req: falcon.asgi.Request, shape: type[Shape], limit_bytes: int = BODY_BYTES) -> Shape:
     """The body as `shape`. Raises UnsupportedMediaType, BodyTooLarge, InvalidJson, InvalidFields (every wrong field)."""
+    return parse(await _read(req, limit_bytes), shape)
+
+
+async def read_batch(req: falcon.asgi.Request) -> BatchBody:
+    """The body as a batch, whose commands may be wrong yet: see batch_commands. Raises as read_body does."""
+    body = await _read(req, BATCH_BYTES)
+    try:
+        return _sound_batch.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return parse(body, BatchBody)
+
+
+async def _read(req: falcon.asgi.Request, limit_bytes: int) -> bytes:
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UnsupportedMediaType
@@ -164,7 +184,7 @@ async def read_body(req: falcon.asgi.Request, shape: type[Shape], limit_bytes: i
         raise BodyTooLarge(TOO_LARGE, limit=limit_bytes)
     if TRUNCATED in req.scope:
         raise InvalidJson(BROKE_OFF)  # it may look whole without being it
-    return parse(body, shape)
+    return body
 
 
 async def read_nothing(req: falcon.asgi.Request) -> None:
@@ -288,7 +308,7 @@ def batch_commands(body: BatchBody, any_client: bool) -> list[Wanted]:
 
 def _batch_command(found: Any, any_client: bool) -> Wanted:
     try:
-        command = msgspec.convert(found, BatchCommand)
+        command = found if isinstance(found, BatchCommand) else msgspec.convert(found, BatchCommand)
     except msgspec.ValidationError:
         raise InvalidFields(wrong_fields(found, BatchCommand)) from None
     if not 1 <= command.session <= LARGEST_ID:

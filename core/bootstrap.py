@@ -443,7 +443,9 @@ class ApiServices:
         return await self.projections.head(session_id) is not None or await self.find_session(session_id)
 
     async def known_sessions(self, session_ids: Sequence[int]) -> set[int]:
-        """Those of these sessions that there are: Redis knows them together, or else Postgres does."""
+        """Those of these sessions that there are, each named once: Redis knows them together, or else Postgres does."""
+        if session_ids and await self.projections.are_known(session_ids):
+            return set(session_ids)
         heads = await self.projections.head.all(session_ids)
         known = {session_id for session_id, head in zip(session_ids, heads, strict=True) if isinstance(head, Head)}
         missing = [session_id for session_id in session_ids if session_id not in known]

@@ -198,7 +198,7 @@ class Store:
     ) -> tuple[str, datetime]:
         """Write down a batch, unless it is there already. The fingerprint of the one that is there, and since when."""
         with translated(), self._connection() as connection, connection.begin():
-            connection.exec_driver_sql(INSERT_BATCH, (batch_id, client, fingerprint, atomic, list(job_ids)))
+            connection.exec_driver_sql(INSERT_BATCH, (batch_id, client, fingerprint, atomic, "{" + ",".join(job_ids) + "}"))
             fingerprint, created_at = connection.exec_driver_sql(BATCH_AS_SENT, (batch_id,)).one()
             return fingerprint, created_at
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import falcon.asgi
 import msgspec
@@ -14,7 +13,7 @@ from api.limits import count_commands, patience
 from api.messages import language
 from api.requests import batch_id, idempotency_key
 from api.resources.commands import RETRY_AFTER_SECONDS
-from api.schemas import BATCH_BYTES, BatchBody, batch_commands, job_answer, read_body, when
+from api.schemas import batch_commands, job_answer, read_batch, when
 from core import telemetry
 from core.batches import BatchReceipt, Wanted
 from core.bootstrap import ApiServices
@@ -45,7 +44,9 @@ class Batches:
             resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
         resp.set_header("Vary", "Prefer, Accept-Language")
         spoken = language(req)
-        shown = [None if job is None else await self._shown(job, spoken) for job in jobs]
+        decided = {job.id: await services.as_it_counts(job) for job in jobs if job is not None and job.outcome is not None}
+        token = services.manage_token
+        shown = [None if job is None else job_answer(decided.get(job.id, job), token, spoken) for job in jobs]
         body = {
             "id": view.id,
             "atomic": view.atomic,
@@ -54,11 +55,6 @@ class Batches:
             "jobs": shown,
         }
         resp.data = msgspec.json.encode(body)
-
-    async def _shown(self, job: Job, spoken: str) -> Any:
-        if job.outcome is not None:
-            job = await self._services.as_it_counts(job)
-        return job_answer(job, self._services.manage_token, spoken)
 
     async def _waited(self, jobs: list[Job | None], wait_seconds: int) -> list[Job | None]:
         until = time.monotonic() + wait_seconds
@@ -95,7 +91,7 @@ class BatchCollection(Batches):
         key = idempotency_key(req)
         if key is None:
             raise MissingIdempotencyKey
-        body = await read_body(req, BatchBody, BATCH_BYTES)
+        body = await read_batch(req)
         caller = req.context.caller
         wanted = batch_commands(body, caller.may(MANAGE))
         await count_commands(services, req, resp, self, len(wanted))
