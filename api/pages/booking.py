@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from math import ceil
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -49,7 +50,9 @@ _FRAME = """<!doctype html>
 </body>
 </html>
 """
-_REFRESH = Markup('<noscript><meta http-equiv="refresh" content="2"></noscript>')
+_REFRESH = '<noscript><meta http-equiv="refresh" content="{seconds}"></noscript>'
+REFRESH_SECONDS: Final = 2
+LONGEST_REFRESH_SECONDS: Final = 3600
 _FACT = "<div><dt>{name}</dt><dd>{value}</dd></div>"
 _WORDS = '<bdi>{text}</bdi>'
 _TIME = '<time datetime="{iso}" data-moment="{kind}" data-end="{end}">{text}</time>'
@@ -322,7 +325,15 @@ def _link(address: str, text: str, manner: str) -> Markup:
 
 def waiting_head(now: JobNow) -> Markup | None:
     """For browsers without JavaScript: look again, while there is something to wait for."""
-    return None if now.job.outcome is not None else _REFRESH
+    return None if now.job.outcome is not None else fill(_REFRESH, seconds=REFRESH_SECONDS)
+
+
+def opening_head(view: SessionView, at: datetime) -> Markup | None:
+    """For them also: look again when reservations open."""
+    if view.opens_at is None:
+        return None
+    seconds = ceil((view.opens_at - at).total_seconds())
+    return fill(_REFRESH, seconds=max(1, min(seconds, LONGEST_REFRESH_SECONDS)))
 
 
 def own(found: OwnReservation, language: str, token: str, key: str, at: datetime) -> Markup:

@@ -31,7 +31,7 @@ from api.streams import Event, digest, last_event_id, open_stream
 from core.bootstrap import ApiServices
 from core.errors import IdempotencyKeyReused, InvalidFields, UnknownJob, UnknownReservation, UnknownSession
 from core.model import CANCEL, RESERVE, Arguments, CancelArguments, Job, holder
-from core.phases import PageNow, newer, phase_of
+from core.phases import NOT_OPEN, PageNow, newer, phase_of
 from core.projections import JobNow
 from core.queries import OwnReservation, SessionView
 from core.validation import NAME_MAX
@@ -39,6 +39,7 @@ from core.validation import NAME_MAX
 CLIENT: Final = "web"
 WAIT_SECONDS: Final = 8.0  # that a form without JavaScript waits for its outcome
 ASYNC: Final = "respond-async"
+DRAWN_KEPT: Final = 1000
 _SEATS = re.compile(r"[0-9]{1,3}", re.ASCII)
 
 
@@ -126,11 +127,16 @@ class BookingPage(Booking):
     ) -> None:
         language, shape = spoken(req), shape_now(view, now)
         main = booking.session(view, now, shape, language, new_token(self._services.page_token), **more)
-        send(resp, booking.page(view.title, main, language, partial(booking.url, f"/s/{view.id}")), language, status)
+        head = booking.opening_head(view, datetime.now(UTC)) if shape == NOT_OPEN else None
+        send(resp, booking.page(view.title, main, language, partial(booking.url, f"/s/{view.id}"), head), language, status)
 
 
 class BookingEvents(Booking):
     """GET /s/{session}/events"""
+
+    def __init__(self, services: ApiServices) -> None:
+        super().__init__(services)
+        self._kept: dict[tuple[int, str, bool], tuple[PageNow, Event]] = {}  # drawn once for all who are given the same
 
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """The places of the page, now and whenever they change, or the clock changes what they are to anybody."""
@@ -138,12 +144,24 @@ class BookingEvents(Booking):
         language = spoken(req)
 
         def event(page: PageNow) -> Event:
-            shape = booking.shape_of(page.now, page.phase)
             is_known = booking.told_of(page.view) == booking.told_of(view)
-            heading = None if is_known else booking.heading(page.view, language)
-            return _part("places", booking.places(page.view, page.now, shape, language), shape, False, heading)
+            return self._drawn(page, language, is_known)
 
         open_stream(self._services, req, resp, self._services.streams.pages, view.id, event)
+
+    def _drawn(self, page: PageNow, language: str, is_known: bool) -> Event:
+        """The event of a page as it is; `is_known`: without its heading."""
+        name = (page.view.id, language, is_known)
+        kept = self._kept.get(name)
+        if kept is not None and kept[0] is page:
+            return kept[1]
+        shape = booking.shape_of(page.now, page.phase)
+        heading = None if is_known else booking.heading(page.view, language)
+        drawn = _part("places", booking.places(page.view, page.now, shape, language), shape, False, heading)
+        if len(self._kept) >= DRAWN_KEPT:
+            self._kept.clear()
+        self._kept[name] = (page, drawn)
+        return drawn
 
 
 class OutcomePage(Booking):

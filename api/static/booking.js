@@ -96,6 +96,7 @@ function show(part) {
     place.classList.remove("ticked");
     void place.offsetWidth; // so that the animation begins again
     place.classList.add("ticked");
+    if (part.id === "outcome") entitle(place);
     say([...place.querySelectorAll("p")].map((line) => line.textContent.trim()).join(" "), isNew);
   }
   if (part.id === "places" && isNew) offer(part.shape === "open" || part.shape === "waitlist", place);
@@ -144,6 +145,12 @@ function say(text, atOnce = true) {
     stay.saidAt = performance.now();
     document.getElementById("said").textContent = text;
   }, wait);
+}
+
+// What became of a request stands in the window's title too, for whoever waits in another one.
+function entitle(place) {
+  const session = document.querySelector("main h2:not(#outcome h2)");
+  document.title = [place.querySelector("h1"), session].map((one) => one.textContent).join(" · ");
 }
 
 // Times as the reader's clock has them.
@@ -201,6 +208,8 @@ function replace(page, main) {
 
 function begin() {
   for (const place of document.querySelectorAll("#places, #outcome, #about")) shown.set(place, place.innerHTML);
+  const outcome = document.getElementById("outcome");
+  if (outcome) entitle(outcome);
   tell(document);
   follow();
 }

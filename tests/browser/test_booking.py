@@ -50,6 +50,7 @@ def test_four_people_three_places_and_who_waits_is_let_in_without_touching_anyth
     leaving.get_by_role("button", name="Cancel my reservation").click()
     heading(leaving, "It is cancelled")
     heading(people["D"].page, "You are in")
+    expect(people["D"].page).to_have_title("You are in · Letterpress for beginners")
     expect(people["D"].page.locator("#outcome")).to_contain_text("A place came free.")
     assert people["D"].focused() == "You are in"
     with people["D"].page.expect_download() as download:

@@ -180,6 +180,14 @@ def test_every_state_of_a_session_has_its_words(api: Api, fields: dict[str, Any]
     assert (page.status_code, text in page.text, 'id="booking">' in page.text) == (200, True, bookable)
 
 
+def test_without_javascript_a_page_looks_again_when_reservations_open(api: Api) -> None:
+    soon = api.get(f"/s/{api.new_session(public=True, opens_at=later(seconds=100))}").text
+    seconds = re.search(r'<noscript><meta http-equiv="refresh" content="(\d+)">', soon)
+    assert seconds is not None
+    assert 50 < int(seconds[1]) <= 100
+    assert "http-equiv" not in api.get(f"/s/{api.new_session(public=True)}").text
+
+
 def test_closed_and_cancelled_sessions_say_so_also_to_those_who_look_already(api: Api) -> None:
     session = api.new_session(public=True)
     with Events(str(api.base_url), f"/s/{session}/events?lang=es") as events:
