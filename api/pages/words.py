@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
-from babel.dates import format_datetime, format_time
+from babel.dates import format_date, format_time
 from babel.numbers import format_decimal
 
 from api.messages import translated
@@ -84,6 +85,9 @@ WORDS: Final = {
 }
 
 
+REGIONS: Final = {"en": "en_GB"}  # where days are written as here; else the language's own
+
+
 def say(word: str, language: str, **values: Any) -> str:
     """What a page says, in that language; numbers as they are written in it."""
     shown = {name: number(value, language) if isinstance(value, int | float) else value for name, value in values.items()}
@@ -95,14 +99,19 @@ def number(value: float, language: str) -> str:
     return format_decimal(value, "#,##0" if isinstance(value, int) else "#,##0.0", locale=language)
 
 
-def moment(value: Any, language: str) -> str:
+def moment(value: datetime, language: str) -> str:
     """A time in words, in UTC: a page with JavaScript shows its reader's own."""
-    return format_datetime(value, "EEEE, d MMMM y, HH:mm", locale=language) + " UTC"
+    return f"{_day_and_time(value, language)} UTC"
 
 
 def span(view: SessionView, language: str) -> str:
     """From when to when a session is."""
-    begin = format_datetime(view.start_time, "EEEE, d MMMM y, HH:mm", locale=language)
+    begin = _day_and_time(view.start_time, language)
     if view.start_time.date() == view.end_time.date():
         return f"{begin}–{format_time(view.end_time, 'HH:mm', locale=language)} UTC"  # noqa: RUF001  a dash between times
     return f"{begin} – {moment(view.end_time, language)}"  # noqa: RUF001  the same
+
+
+def _day_and_time(value: datetime, language: str) -> str:
+    day = format_date(value, "full", locale=REGIONS.get(language, language))
+    return f"{day}, {format_time(value, 'HH:mm', locale=language)}"

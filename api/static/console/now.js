@@ -61,7 +61,7 @@ function numbers({ now, partitions }) {
   return [
     ["Accepted", few(now.accepted), "per second"], ["Applied", few(now.applied), "per second"],
     ["p50", few(now.p50_ms), "ms"], ["p99", few(now.p99_ms), "ms"],
-    ["Waiting", count(now.waiting ?? 0), "commands"], ["Oldest", now.waiting ? lasting(oldest) : "–", "in the mailboxes"],
+    ["Waiting", count(now.waiting ?? 0), now.waiting === 1 ? "command" : "commands"], ["Oldest", now.waiting ? lasting(oldest) : "–", "waiting"],
   ].map(([name, value, unit]) => el("div.tile", el("dt", name), el("dd", el("span.value.number", value), el("span.muted.small", unit))));
 }
 
