@@ -5,15 +5,19 @@ Nothing here is under a partition's lock, so it may be old news when it is read:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
+from core.cluster import Cluster
 from core.errors import Unavailable
-from core.mailbox import key, script
+from core.exchange import Exchange, Scripts
+from core.mailbox import BELL_MS, key, script
+
+LOOK_AGAIN_SECONDS = 0.002  # in a cluster, where nobody can wait for several mailboxes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,35 +33,40 @@ class Sight:
 class Lookout:
     """Blocking. Raises Unavailable."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, sleep: Callable[[float], None] = time.sleep) -> None:
         self._client = client
-        self._source = script("look")
-        self._sha: str | None = None
-        self._release = client.register_script(script("release"))
+        self._sleep = sleep
+        self._exchange = Exchange(client)
+        self._look = Scripts(client, self._exchange, script("look"))
+        self._release = Scripts(client, self._exchange, script("release"))
 
-    def look(self, partitions: Sequence[int]) -> list[Sight]:
-        """Those in which something waits, in one round trip; of a cluster, as far as its nodes can be reached."""
-        try:
-            found = self._ask(partitions)
-        except (RedisError, OSError) as exc:
-            raise Unavailable("Redis cannot be reached.") from exc
+    def look(self, partitions: Sequence[int], keep_bells: bool = False) -> list[Sight]:
+        """Those in which something waits, in one round trip; of a cluster, as far as its nodes can be reached.
+
+        `keep_bells`: whoever looks is there and will look again, so nobody has to ring for a while.
+        """
+        keep_ms = BELL_MS if keep_bells else 0
+        found = self._look.tried([(key(partition, "mailbox"), (keep_ms,)) for partition in partitions])
         told = [(p, answer) for p, answer in zip(partitions, found, strict=True) if not isinstance(answer, Exception)]
         return [Sight(p, *numbers, bool(taken)) for p, (*numbers, taken) in told if numbers[0]]
 
-    def release(self, partition: int) -> int:
-        """Let the next command that is accepted ring, unless something waits. How many entries do."""
+    def wait(self, partitions: Sequence[int], seconds: float) -> list[int]:
+        """Where something comes in, as soon as it does; nothing after so many seconds, or earlier."""
+        if not partitions or isinstance(self._client, Cluster):
+            self._sleep(min(seconds, LOOK_AGAIN_SECONDS))
+            return []
+        mailboxes = {key(partition, "mailbox"): partition for partition in partitions}
+        milliseconds = max(1, int(seconds * 1000))
+        asked = ("XREAD", "COUNT", 1, "BLOCK", milliseconds, "STREAMS", *mailboxes, *("0" for _ in mailboxes))
         try:
-            return self._release(keys=[key(partition, "mailbox")])
+            (found,) = self._exchange([asked])
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+        if isinstance(found, Exception):
+            raise Unavailable("Redis cannot be reached.") from found
+        return [mailboxes[name.decode()] for name, _ in found or ()]
 
-    def _ask(self, partitions: Sequence[int]) -> list[Any]:
-        if self._sha is None:
-            self._sha = self._client.script_load(self._source)
-        pipeline = self._client.pipeline(transaction=False)
-        for partition in partitions:
-            pipeline.evalsha(self._sha, 1, key(partition, "mailbox"))
-        found = pipeline.execute(raise_on_error=False)
-        if any(isinstance(answer, NoScriptError) for answer in found):
-            self._sha = None  # next time; until then, nobody is seen there
-        return found
+    def release(self, partitions: Sequence[int]) -> list[int]:
+        """Let the next command that is accepted ring, unless something waits. Where something does."""
+        left = self._release([(key(partition, "mailbox"), ()) for partition in partitions])
+        return [partition for partition, waiting in zip(partitions, left, strict=True) if waiting]

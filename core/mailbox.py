@@ -6,7 +6,7 @@ The Lua scripts under core/lua own the keys and are atomic; this module packs th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
@@ -23,7 +23,8 @@ from core.connections import client
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job
 from core.errors import Unavailable
-from core.model import Frozen, Job, Session
+from core.exchange import Exchange, Scripts
+from core.model import CONFIGURE, Frozen, Job, Session
 from core.numbering import Lift
 
 PUBLISH_LIMIT = 256
@@ -119,6 +120,11 @@ class Taken:
             return BATCH
         return ONE if self.near or len(self.entries) <= PORTION_LIMIT else PORTION
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nothing else is to be tried with it: after a death, and where many reservations may move."""
+        return bool(self.suspect) or bool(self.entries and self.entries[0].command.kind == CONFIGURE)
+
 
 class SessionHead(Frozen):
     """A session's counters as Redis has them; see core/lua/accept.lua."""
@@ -165,25 +171,30 @@ class Publication:
     keep_bell: bool = False
 
 
+def _taken(suspect: bytes, near: bytes, rows: Sequence[tuple[bytes, list[bytes]]]) -> Taken:
+    taken = Taken(suspect.decode(), near.decode(), [], [])
+    for stream_id, flat in rows:
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        read = decode_entry(stream_id.decode(), fields)
+        (taken.entries if isinstance(read, Entry) else taken.unreadable).append(read)  # type: ignore[arg-type]
+    return taken
+
+
 class Mailbox:
     """The worker's side: take, name, publish."""
 
     def __init__(self, client: redis.Redis, job_ttl_seconds: int) -> None:
         self._client = client
         self._job_ttl_seconds = job_ttl_seconds
-        self._take = client.register_script(script("take"))
+        exchange = Exchange(client)
+        self._take = Scripts(client, exchange, script("take"))
         self._name = client.register_script(script("name"))
-        self._publish = client.register_script(script("publish"))
+        self._publish = Scripts(client, exchange, script("publish"))
 
-    def take(self, partition: int, limit: int) -> Taken:
-        """The oldest entries, at most `limit`; they stay until published. Raises Unavailable."""
-        suspect, near, rows = self._run(partial(self._take, keys=[key(partition, "mailbox")], args=[limit]))
-        taken = Taken(suspect.decode(), near.decode(), [], [])
-        for stream_id, flat in rows:
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            read = decode_entry(stream_id.decode(), fields)
-            (taken.entries if isinstance(read, Entry) else taken.unreadable).append(read)  # type: ignore[arg-type]
-        return taken
+    def take(self, partitions: Sequence[int], limit: int) -> dict[int, Taken]:
+        """The oldest entries of each, at most `limit`; they stay until published. Raises Unavailable."""
+        answers = self._take([(key(partition, "mailbox"), (limit,)) for partition in partitions])
+        return {partition: _taken(*answer) for partition, answer in zip(partitions, answers, strict=True)}
 
     def name(self, partition: int, stream_id: str) -> int:
         """Name the one command about to be tried by itself. How many workers died over it so far. Raises Unavailable."""
@@ -211,18 +222,23 @@ class Mailbox:
         except (RedisError, OSError):
             return  # At worst the next batch goes one by one.
 
-    def publish(self, partition: int, news: Publication) -> int:
-        """Publish a committed batch, in parts that do not hold Redis for long. How many entries are left. Raises Unavailable."""
-        left = 0
-        if news.gone:  # nothing more is to be accepted for them
-            heads = [key(partition, f"s:{session_id}") for session_id in news.gone]
-            self._run(partial(self._client.delete, *heads))
-        if news.doubt:
-            self._run(partial(self._client.set, key(partition, "doubt"), "1", ex=self._job_ttl_seconds))
-        for index, arguments in enumerate(self._parts(news)):
+    def publish(self, news: Mapping[int, Publication]) -> dict[int, int]:
+        """Publish a committed batch, by partition, in parts that do not hold Redis for long. How many entries are left in each.
+        Raises Unavailable."""
+        for partition, told in news.items():
+            if told.gone:  # nothing more is to be accepted for them
+                heads = [key(partition, f"s:{session_id}") for session_id in told.gone]
+                self._run(partial(self._client.delete, *heads))
+            if told.doubt:
+                self._run(partial(self._client.set, key(partition, "doubt"), "1", ex=self._job_ttl_seconds))
+        left: dict[int, int] = {}
+        parts = {partition: self._parts(told) for partition, told in news.items()}
+        for index in range(max(map(len, parts.values()))):
             if index:
                 reach("between_publishes")
-            left = self._run(partial(self._publish, keys=[key(partition, "mailbox")], args=arguments))
+            due = {partition: found[index] for partition, found in parts.items() if index < len(found)}
+            answers = self._publish([(key(partition, "mailbox"), arguments) for partition, arguments in due.items()])
+            left.update(zip(due, answers, strict=True))
         return left
 
     def _parts(self, news: Publication) -> list[list[Any]]:

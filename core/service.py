@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
 from core import telemetry
+from core.applied import Applied, Share
 from core.crashpoints import is_armed, reach
 from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
 from core.door import MaybeForgotten, Receipt, draft_job
@@ -26,11 +26,7 @@ from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Publication, Taken
 from core.model import (
     CANCEL,
     CONFIGURE,
-    GROUP,
-    JOB_FORMAT,
     MOVES_MAX,
-    QUARANTINED,
-    REPLAY,
     SEATS_MAX,
     UNSET,
     Arguments,
@@ -38,11 +34,9 @@ from core.model import (
     ConfigureArguments,
     GroupArguments,
     Job,
-    JobReservation,
     Reservation,
     ReserveArguments,
     Session,
-    Verdict,
     body_hash,
     keyed_job_id,
     new_job_id,
@@ -64,6 +58,7 @@ class BatchPort(Protocol):
     """One transaction under a partition's lock: see core.store.Batch."""
 
     applied_at: int
+    partitions: tuple[int, ...]  # whose locks it has
 
     def load(self, commands: Sequence[Command]) -> Loaded: ...
     def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]: ...
@@ -72,24 +67,24 @@ class BatchPort(Protocol):
     def write(self, decision: Decision) -> None: ...
     def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]: ...
     def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]: ...
-    def record_incidents(self, incidents: Sequence[Incident]) -> None: ...
-    def set_aside(self, unreadable: Sequence[Unreadable]) -> None: ...
+    def record_incidents(self, partition: int, incidents: Sequence[Incident]) -> None: ...
+    def set_aside(self, partition: int, unreadable: Sequence[Unreadable]) -> None: ...
 
 
 class StorePort(Protocol):
     """See core.store.Store."""
 
-    def batch(self, partition: int) -> AbstractContextManager[BatchPort | None]: ...
+    def batch(self, *partitions: int) -> AbstractContextManager[BatchPort | None]: ...
 
 
 class MailboxPort(Protocol):
     """See core.mailbox.Mailbox."""
 
-    def take(self, partition: int, limit: int) -> Taken: ...
+    def take(self, partitions: Sequence[int], limit: int) -> dict[int, Taken]: ...
     def name(self, partition: int, stream_id: str) -> int: ...
     def narrow(self, partition: int, stream_id: str) -> None: ...
     def forgive(self, partition: int, way: str) -> None: ...
-    def publish(self, partition: int, news: Publication) -> int: ...
+    def publish(self, news: Mapping[int, Publication]) -> dict[int, int]: ...
 
 
 class Drain:
@@ -123,50 +118,69 @@ class Drain:
 
         From `keep_from` commands on the bell is kept also when nothing is left: whoever asked for that will look again.
         """
+        return self.together((partition,), keep_from).get(partition, (0, 0))
+
+    def together(self, partitions: Sequence[int], keep_from: int = NEVER) -> dict[int, tuple[int, int]]:
+        """The same of several partitions in one transaction, by partition: with little in each, what a batch costs is shared.
+
+        Those that somebody else is at, or in which nothing waits, are not in the answer. What has to be tried by itself, after a
+        death or because it may move many reservations, is: then the other partitions are left as they are.
+        """
         started = time.monotonic()
-        way: str | None = None  # None: nothing was taken, so there is nothing to take back
+        ways: dict[int, str] = {}  # what was taken, and so has to be taken back if this fails
         try:
-            with self._store.batch(partition) as batch:
+            with self._store.batch(*partitions) as batch:
                 if batch is None:
-                    return 0, 0
-                taken = self._mailbox.take(partition, self._batch_size)
-                if taken.is_empty:
-                    return 0, 0
-                way = taken.way
+                    return {}
+                found = self._mailbox.take(batch.partitions, max(1, self._batch_size // len(batch.partitions)))
+                found = {partition: taken for partition, taken in found.items() if not taken.is_empty}
+                ways = {partition: taken.way for partition, taken in found.items()}
+                if not found:
+                    return {}
                 reach("after_read")
-                applied = self._apply(batch, partition, taken)
+                applied = self._apply(batch, self._compatible(found))
                 reach("before_commit")
         except Unavailable:
-            if way is not None:
+            for partition, way in ways.items():
                 self._mailbox.forgive(partition, way)
             raise
         reach("after_commit")
-        pace = self._measure(partition, applied.count, started)
-        news = applied.publication(pace, taken, keep_bell=applied.count >= keep_from)
-        left = self._mailbox.publish(partition, news)
+        paces = {share.partition: self._measure(share.partition, share.count, started) for share in applied.shares}
+        left = self._mailbox.publish(applied.publications(paces, keep_bell=applied.count >= keep_from))
         reach("after_publish")
         telemetry.applied(applied.verdicts, applied.incidents)
-        return applied.count, left
+        return {share.partition: (share.count, left[share.partition]) for share in applied.shares}
 
-    def _apply(self, batch: BatchPort, partition: int, taken: Taken) -> Applied:
-        entries = self._selected(batch, partition, taken)
-        loaded = batch.load([e.command for e in entries]) if entries else NOTHING_LOADED
-        known, sessions = loaded.known, loaded.sessions
-        strays = [e for e in entries if e.command.session_id not in sessions]
-        entries = [e for e in entries if e.command.session_id in sessions]
-        if aside := [*taken.unreadable, *(_set_aside(e) for e in strays if e.command.job_id not in known)]:
-            batch.set_aside(aside)
-        numbered = self._number(batch, entries, known, sessions)
+    def _compatible(self, found: dict[int, Taken]) -> dict[int, Taken]:
+        """All of it; or of one partition what has to be tried by itself. The others' marks are taken back."""
+        alone = next((partition for partition, taken in found.items() if taken.is_alone), None)
+        if alone is None or len(found) == 1:
+            return found
+        for partition, taken in found.items():
+            if partition != alone:
+                self._mailbox.forgive(partition, taken.way)
+        return {alone: found[alone]}
+
+    def _apply(self, batch: BatchPort, found: dict[int, Taken]) -> Applied:
+        shares = [Share(partition, taken, self._selected(batch, partition, taken)) for partition, taken in found.items()]
+        entries = [entry.command for share in shares for entry in share.entries]
+        loaded = batch.load(entries) if entries else NOTHING_LOADED
+        for share in shares:
+            share.part(loaded.sessions)
+            if aside := [*share.taken.unreadable, *(_set_aside(e) for e in share.strays if e.command.job_id not in loaded.known)]:
+                batch.set_aside(share.partition, aside)
+        numbered = self._number(batch, [entry.command for share in shares for entry in share.entries], loaded)
         commands = [_at(command, position) for command, position in zip(numbered.commands, loaded.positions, strict=False)]
         decision = decide(self._state(batch, loaded, commands), commands)
         batch.write(decision)
-        if numbered.incidents:
-            batch.record_incidents(numbered.incidents)
+        for share in shares:
+            if incidents := [i for i in numbered.incidents if i.session_id in share.sessions]:
+                batch.record_incidents(share.partition, incidents)
         earlier = batch.jobs_of(decision.updated) if decision.updated else []
         if numbered.redelivered:  # whoever applied them may have died before saying what they changed
             earlier = [*batch.jobs_touched_by(numbered.redelivered), *earlier]
-        known_jobs = {job_id: job for job_id, (job, _) in known.items()}
-        return Applied(batch.applied_at, entries, taken.unreadable, strays, sessions, known_jobs, numbered, decision, earlier)
+        known_jobs = {job_id: job for job_id, (job, _) in loaded.known.items()}
+        return Applied(batch.applied_at, shares, loaded.sessions, known_jobs, numbered, decision, earlier)
 
     def _selected(self, batch: BatchPort, partition: int, taken: Taken) -> list[Entry]:
         """All entries; or, after a death, those the ledger knows at the start, or else the first few, or the first by itself."""
@@ -189,14 +203,11 @@ class Drain:
             return [Entry(first.stream_id, msgspec.structs.replace(first.command, quarantined=True))]
         return [first]
 
-    def _number(
-        self, batch: BatchPort, entries: list[Entry], known: dict[str, tuple[Job, Known]], sessions: dict[int, Session]
-    ) -> Numbered:
-        commands = [e.command for e in entries]
-        firsts = {job_id: seen for job_id, (_, seen) in known.items()}
+    def _number(self, batch: BatchPort, commands: list[Command], loaded: Loaded) -> Numbered:
+        firsts = {job_id: seen for job_id, (_, seen) in loaded.known.items()}
         suspects = [replay_id(c) for c in commands if c.job_id in firsts and not firsts[c.job_id].is_of(c)]
         replays = {job_id: seen for job_id, (_, seen) in batch.known(suspects).items()} if suspects else {}
-        numbered = number(commands, firsts, replays, {s.id: s.last_seq for s in sessions.values()})
+        numbered = number(commands, firsts, replays, {s.id: s.last_seq for s in loaded.sessions.values()})
         for incident in numbered.incidents:
             log.error(incident.kind, extra={"session_id": incident.session_id, **incident.detail})
         return numbered
@@ -220,76 +231,6 @@ class Drain:
         rate = count / max(time.monotonic() - started, 1e-4)
         self._pace[partition] = 0.8 * self._pace.get(partition, rate) + 0.2 * rate
         return self._pace[partition]
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """A committed batch, as the publication needs it."""
-
-    applied_at: int
-    entries: list[Entry]
-    unreadable: list[Unreadable]
-    strays: list[Entry]  # commands whose session is not there, or no more
-    sessions: dict[int, Session]
-    known: dict[str, Job]
-    numbered: Numbered
-    decision: Decision
-    earlier: list[Job]
-
-    @property
-    def count(self) -> int:
-        return len(self.entries) + len(self.unreadable) + len(self.strays)
-
-    @property
-    def verdicts(self) -> tuple[Verdict, ...]:
-        return self.decision.verdicts
-
-    @property
-    def incidents(self) -> list[Incident]:
-        return self.numbered.incidents
-
-    def publication(self, pace: float, taken: Taken, keep_bell: bool = False) -> Publication:
-        """What Redis is told: every entry dealt with, beside the job it stands for."""
-        jobs = dict(self.known)
-        held = {r.id: r for r in (*self.decision.inserted, *self.decision.updated)}
-        for verdict in self.verdicts:
-            if verdict.command.kind != REPLAY:
-                jobs[verdict.command.job_id] = _job(verdict, held, self.applied_at)
-        for job in self.earlier:
-            if job.id in jobs:
-                jobs[job.id] = job
-        rows: list[tuple[str, Job | None]] = [(u.stream_id, None) for u in self.unreadable]
-        rows += [(e.stream_id, jobs.get(e.command.job_id) or _failed(e.command, self.applied_at)) for e in self.strays]
-        rows += [(e.stream_id, jobs[e.command.job_id]) for e in self.entries]
-        sessions = {**self.sessions, **self.decision.sessions}
-        over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
-        gone = frozenset(e.command.session_id for e in self.strays)
-        doubt = any(incident.is_gap for incident in self.incidents)
-        return Publication(rows, sessions, self.numbered.lifts, self.earlier, over, pace, gone, doubt, keep_bell)
-
-
-def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:
-    c = verdict.command
-    r = held.get(verdict.reservation_id) if verdict.reservation_id is not None else None
-    return Job(
-        JOB_FORMAT,
-        c.job_id,
-        c.kind,
-        c.session_id,
-        c.client,
-        c.body_hash,
-        c.seq,
-        c.accepted_at,
-        verdict.outcome,
-        applied_at,
-        c.accepted_seq is not None,
-        None if r is None else _shown(r),
-        tuple([_shown(held[effect.reservation_id]) for effect in verdict.effects]) if c.kind == GROUP else (),
-    )
-
-
-def _shown(r: Reservation) -> JobReservation:
-    return JobReservation(r.id, r.session_id, r.status, r.seats)
 
 
 def _up_to_a_resize(entries: list[Entry]) -> list[Entry]:
@@ -335,12 +276,6 @@ def _places_added(session: Session, asked: ConfigureArguments) -> int:
 
 def _at(command: Command, position: int) -> Command:
     return msgspec.structs.replace(command, position=position)
-
-
-def _failed(c: Command, applied_at: int) -> Job:
-    """The job of a command that was set aside for want of its session: it was accepted, so it has an outcome."""
-    fields = (c.job_id, c.kind, c.session_id, c.client, c.body_hash, c.seq, c.accepted_at)
-    return Job(JOB_FORMAT, *fields, QUARANTINED, applied_at)
 
 
 def _set_aside(entry: Entry) -> Unreadable:

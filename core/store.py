@@ -156,13 +156,13 @@ class Store:
         self._engine = engine
 
     @contextmanager
-    def batch(self, partition: int) -> Iterator[Batch | None]:
-        """One transaction under the partition's lock; commits at the end, rolls back on any error.
+    def batch(self, *partitions: int) -> Iterator[Batch | None]:
+        """One transaction under the locks of partitions; commits at the end, rolls back on any error.
 
-        Yields None when somebody else holds the lock: they will read the mailbox again after letting go. The lock lives
-        and dies with the transaction, so that a worker that stalls cannot write late. Raises Unavailable.
+        It goes without those that somebody else has locked, who will read the mailbox again after letting go; None if that leaves
+        nothing. The locks live and die with the transaction, so that a worker that stalls cannot write late. Raises Unavailable.
         """
-        with translated(), opened(self._engine, partition) as batch:
+        with translated(), opened(self._engine, partitions) as batch:
             yield batch
 
     def create_session(self, values: dict[str, Any], client: str) -> int:

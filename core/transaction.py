@@ -59,7 +59,8 @@ CHANGING_COLUMNS = ("id", "name", "status", "seats", "cancelled_at", "rank", "ch
 BEGIN_AND_LOCK = """
 BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
 SET LOCAL cpu_tuple_cost = 1; SET LOCAL cpu_index_tuple_cost = 1;
-SELECT pg_try_advisory_xact_lock(%s, %s), (extract(epoch FROM clock_timestamp()) * 1000)::bigint"""
+SELECT partition, pg_try_advisory_xact_lock(%s, partition), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+FROM unnest(%s::int[]) AS partition"""
 
 # Functions in Postgres, whose statements are planned once for a connection (core/migrations/versions/0009). This one looks
 # which jobs the ledger has, locks the sessions' rows in id order and reads them; then fresh positions, and who holds a place.
@@ -164,16 +165,18 @@ SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT
 
 
 @contextmanager
-def opened(engine: Engine, partition: int) -> Iterator[Batch | None]:
-    """One transaction under the partition's lock; None if somebody else has it. Commits at the end, rolls back on any error."""
+def opened(engine: Engine, partitions: Sequence[int]) -> Iterator[Batch | None]:
+    """One transaction under the locks of those of these partitions that nobody else has; None if there are none. Commits at the
+    end, rolls back on any error."""
     with _cursor(engine) as cursor:
-        cursor.execute(BEGIN_AND_LOCK, (LOCK_NAMESPACE, partition))
-        locked, now = cursor.fetchone()
+        cursor.execute(BEGIN_AND_LOCK, (LOCK_NAMESPACE, array(partitions)))
+        rows = cursor.fetchall()
+        locked = tuple([partition for partition, is_locked, _ in rows if is_locked])
         if not locked:
             yield None
             cursor.execute("ROLLBACK")
             return
-        batch = Batch(cursor, partition, now)
+        batch = Batch(cursor, locked, rows[0][2])
         yield batch
         batch.commit()
 
@@ -210,10 +213,10 @@ def _is_rolled_back(driver: Any) -> bool:
 class Batch:
     """What the transaction reads and writes. What is written is sent when the next is read, or with the commit."""
 
-    def __init__(self, cursor: Any, partition: int, applied_at: int) -> None:
+    def __init__(self, cursor: Any, partitions: tuple[int, ...], applied_at: int) -> None:
         self._cursor = cursor
-        self._partition = partition
         self._unsent: list[bytes] = []
+        self.partitions = partitions
         self.applied_at = applied_at
 
     def load(self, commands: Sequence[Command]) -> Loaded:
@@ -288,13 +291,13 @@ class Batch:
             batch, applied_at = decision.verdicts[0].command.position, time_text(self.applied_at)
             self._copy_in(COPY_JOBS, [job_line(verdict, batch, applied_at) for verdict in decision.verdicts])
 
-    def record_incidents(self, incidents: Sequence[Incident]) -> None:
+    def record_incidents(self, partition: int, incidents: Sequence[Incident]) -> None:
         """Write down what only lost data can cause."""
-        self._later(INSERT_INCIDENTS, incident_columns(incidents, self._partition))
+        self._later(INSERT_INCIDENTS, incident_columns(incidents, partition))
 
-    def set_aside(self, unreadable: Sequence[Unreadable]) -> None:
+    def set_aside(self, partition: int, unreadable: Sequence[Unreadable]) -> None:
         """Keep entries that are no commands where an operator can see them."""
-        rows = [(self._partition, u.stream_id, u.reason, u.content) for u in unreadable]
+        rows = [(partition, u.stream_id, u.reason, u.content) for u in unreadable]
         self._later(INSERT_UNREADABLE, tuple(map(list, zip(*rows, strict=True))))
 
     def commit(self) -> None:

@@ -21,7 +21,9 @@ from core.model import Command
 from tests.support.driving import Driver
 from tests.support.waiting import until
 
-NO_PARTITION_LOCK = "BEGIN; SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+NO_PARTITION_LOCK = """
+BEGIN; SELECT partition, %s::bigint > 0, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+FROM unnest(%s::int[]) AS partition"""
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 # From the outermost: who comes first keeps the second one from even looking, from reading, from writing.

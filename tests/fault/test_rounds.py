@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from core.lookout import Lookout, Sight
-from core.mailbox import key
-from core.model import partition_of_session
+from core.mailbox import BELL_MS, key
+from core.model import CONFIGURE, ConfigureArguments, partition_of_session
 from tests.support.driving import Driver
 
 
@@ -40,7 +40,7 @@ def test_a_batch_keeps_its_bell_if_it_was_large_enough(driver: Driver) -> None:
         assert driver.drain.batch(partition, keep_from) == (count, 0)
         assert driver.redis.exists(key(partition, "bell")) == kept
     lookout = Lookout(driver.redis)
-    assert lookout.release(partition) == 0
+    assert lookout.release([partition]) == []
     assert not driver.redis.exists(key(partition, "bell"))
 
 
@@ -50,13 +50,68 @@ def test_a_lookout_sees_what_waits_and_what_is_taken(driver: Driver) -> None:
     lookout = Lookout(driver.redis)
     everywhere = range(driver.settings.partitions)
     assert lookout.look(everywhere) == []
+    assert lookout.wait(everywhere, 0.001) == []
     driver.reserve(session, *names(3))
     (seen,) = lookout.look(everywhere)
     assert seen == Sight(partition, 3, seen.age_ms, False)
     assert 0 <= seen.age_ms < 60_000
-    driver.worker.mailbox.take(partition, 10)
+    assert lookout.wait(everywhere, 10) == [partition]
+    driver.worker.mailbox.take([partition], 10)
     assert [sight.is_taken for sight in lookout.look(everywhere)] == [True]
     driver.redis.script_flush()
-    assert [len(lookout.look(everywhere)) for _ in range(2)] == [0, 1]  # the second time it is told the script again
-    assert lookout.release(partition) == 3
+    assert len(lookout.look(everywhere)) == 1  # it is told the script again
+    assert lookout.release([partition]) == [partition]
     assert driver.redis.exists(key(partition, "bell"))
+
+
+def test_who_looks_keeps_the_bells_and_no_log_hears_of_it(driver: Driver) -> None:
+    lookout = Lookout(driver.redis)
+    bells = [key(partition, "bell") for partition in range(driver.settings.partitions)]
+    written = driver.redis.info("persistence")["aof_current_size"]
+    lookout.look(range(driver.settings.partitions), keep_bells=True)
+    assert driver.redis.info("persistence")["aof_current_size"] == written
+    assert all(0 < driver.redis.pttl(bell) <= BELL_MS for bell in bells)
+    driver.reserve(driver.new_session(), "ana")
+    assert driver.rung.partitions == []
+
+
+def test_partitions_with_little_in_them_share_a_transaction(driver: Driver) -> None:
+    sessions = sessions_apart(driver, 3)
+    receipts = [receipt for session in sessions for receipt in driver.reserve(session, *names(2))]
+    partitions = [driver.partition(session) for session in sessions]
+    assert driver.drain.together(partitions) == dict.fromkeys(partitions, (2, 0))
+    assert driver.deployment.sql("SELECT count(DISTINCT batch), count(*) FROM jobs WHERE seq > 0") == [(1, 6)]
+    assert driver.outcomes(receipts) == ["confirmed"] * 6
+    driver.check(receipts)
+
+
+def test_a_resize_has_a_transaction_to_itself_also_among_partitions(driver: Driver) -> None:
+    first, second = sessions_apart(driver, 2)
+    driver.reserve(first, "ana")
+    driver.accept([(CONFIGURE, second, ConfigureArguments(capacity=3))])
+    partitions = [driver.partition(first), driver.partition(second)]
+    assert driver.drain.together(partitions) == {partitions[1]: (1, 0)}
+    assert not driver.redis.exists(key(partitions[0], "trial"))  # nobody died over it
+    assert driver.drain.together(partitions) == {partitions[0]: (1, 0)}
+
+
+def test_a_batch_over_which_a_worker_died_is_tried_without_the_other_partitions(driver: Driver) -> None:
+    sessions = sessions_apart(driver, 2)
+    receipts = [receipt for session in sessions for receipt in driver.reserve(session, *names(2))]
+    partitions = [driver.partition(session) for session in sessions]
+    driver.worker.mailbox.take(partitions[1:], 10)  # and then it died
+    assert driver.drain.together(partitions) == {partitions[1]: (1, 1)}
+    while sum(left for _, left in driver.drain.together(partitions).values()):
+        pass
+    assert driver.drain.together(partitions) in ({}, {partitions[0]: (2, 0)})
+    assert driver.outcomes(receipts) == ["confirmed"] * 4
+    driver.check(receipts)
+
+
+def test_what_one_worker_has_locked_another_goes_without(driver: Driver) -> None:
+    sessions = sessions_apart(driver, 2)
+    for session in sessions:
+        driver.reserve(session, "ana")
+    partitions = [driver.partition(session) for session in sessions]
+    with driver.worker.store.batch(partitions[0]), Driver(driver.deployment) as other:
+        assert other.drain.together(partitions) == {partitions[1]: (1, 0)}

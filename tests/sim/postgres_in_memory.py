@@ -51,13 +51,15 @@ class MemoryStore:
         self.at = at
 
     @contextmanager
-    def batch(self, partition: int) -> Iterator[Transaction | None]:
+    def batch(self, *partitions: int) -> Iterator[Transaction | None]:
         """See core.store.Store.batch."""
         self.at("lock")
-        if not self.may_lock(partition):
+        free = tuple([partition for partition in partitions if self.may_lock(partition)])
+        if not free:
             yield None
             return
-        transaction = self.locked[partition] = Transaction(self)
+        transaction = Transaction(self, free)
+        self.locked.update(dict.fromkeys(free, transaction))
         try:
             yield transaction
             lost = self.at("commit")
@@ -106,8 +108,9 @@ class Broken(Exception):
 class Transaction:
     """A `BatchPort`; what it writes is seen by itself only, until it commits. See core.store.Batch."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryStore, partitions: tuple[int, ...]) -> None:
         self._store = store
+        self.partitions = partitions
         self._ended = False
         self._decisions: list[Decision] = []
         self._rows: list[Row] = []
@@ -182,11 +185,11 @@ class Transaction:
         touched = [self.reservations[e.reservation_id] for e in effects if e.reservation_id in self.reservations]
         return self.jobs_of(list({(r.session_id, r.seq): r for r in touched}.values()))
 
-    def record_incidents(self, incidents: Sequence[Any]) -> None:
+    def record_incidents(self, _partition: int, incidents: Sequence[Any]) -> None:
         """With the commit."""
         self._incidents += incidents
 
-    def set_aside(self, unreadable: Sequence[Any]) -> None:
+    def set_aside(self, _partition: int, unreadable: Sequence[Any]) -> None:
         """With the commit."""
         self._unreadable += unreadable
 

@@ -111,7 +111,7 @@ def batch_of(store: Any, commands: list[Command], known: list[str], fails: bool)
         told += [timeless(loaded.known), sessions, live, windows, state.newest, positions, decision]
         told.append(jobs_in_order(batch.jobs_of(decision.updated) if decision.updated else []))
         told.append(jobs_in_order(batch.jobs_touched_by([*known, *(c.job_id for c in commands)])))
-        batch.record_incidents([Incident("seq_gap", commands[0].session_id, {"first": 1, "last": 1})])
+        batch.record_incidents(0, [Incident("seq_gap", commands[0].session_id, {"first": 1, "last": 1})])
         if fails:
             raise RolledBack
     return told

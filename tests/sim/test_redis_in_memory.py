@@ -71,14 +71,14 @@ class Side:
 
     def take(self, limit: int) -> Any:
         """As a drain reads."""
-        taken = self.mailbox.take(0, limit)
+        taken = self.mailbox.take([0], limit)[0]
         assert not taken.unreadable
         entries = [(self.number(e.stream_id), msgspec.structs.replace(e.command, accepted_at=0)) for e in taken.entries]
         return self.number(taken.suspect), self.number(taken.near), entries, taken.way
 
     def publish(self, rows: list[tuple[int, Job | None]], *news: Any) -> int:
         """As a drain publishes; entries by number."""
-        return self.mailbox.publish(0, Publication([(self._entries[number], job) for number, job in rows], *news))
+        return self.mailbox.publish({0: Publication([(self._entries[number], job) for number, job in rows], *news)})[0]
 
     def name(self, number: int) -> int:
         """As a drain names."""

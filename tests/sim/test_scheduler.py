@@ -130,9 +130,9 @@ class Keyless(Unlocked):
 class PublishesEarly(Drain):
     """The publication comes before the commit."""
 
-    def _apply(self, batch: Any, partition: int, taken: Any) -> Any:
-        applied = super()._apply(batch, partition, taken)
-        self._mailbox.publish(partition, applied.publication(1.0, taken))
+    def _apply(self, batch: Any, found: Any) -> Any:
+        applied = super()._apply(batch, found)
+        self._mailbox.publish(applied.publications(dict.fromkeys(found, 1.0)))
         return applied
 
 

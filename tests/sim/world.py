@@ -146,6 +146,7 @@ class World:
         self.redis = redis_type(self.now_ms, pause)
         self.store = store_type(self.now_ms, pause)
         self.bells: list[int] = []
+        self._is_together = False
         self.surprises: list[Exception] = []  # what a worker died of that nobody injected
         self.mailbox = Mailbox(self.redis, job_ttl_seconds)  # type: ignore[arg-type]
         self.drain = drain_type(self.store, self.mailbox, batch_size, self.bells.append)
@@ -223,8 +224,15 @@ class World:
         return Actor("door", work)
 
     def worker(self, name: str, partition: int) -> Actor:
-        """A worker that got a doorbell's message."""
-        return Actor(name, lambda: self._at_work(lambda: self.drain(partition)))
+        """A worker that got a doorbell's message; every other one takes what waits elsewhere together with it."""
+        self._is_together = not self._is_together
+        work = self._drain_together if self._is_together else self.drain
+        return Actor(name, lambda: self._at_work(lambda: work(partition)))
+
+    def _drain_together(self, partition: int) -> None:
+        in_turn = [(partition + step) % self.partitions for step in range(self.partitions)]
+        while any(left for _, left in self.drain.together(in_turn).values()):
+            pass
 
     def sweeper(self, name: str) -> Actor:
         """A look of the sweeper."""

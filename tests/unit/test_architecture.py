@@ -32,6 +32,7 @@ REDIS_ROOMS = {
     "core/cluster.py",
     "core/connections.py",
     "core/door.py",
+    "core/exchange.py",
     "core/mailbox.py",
     "core/lookout.py",
     "core/projections.py",

@@ -1,4 +1,4 @@
-"""A worker's rounds, with mailboxes and a clock that are the test's: when it takes what, whose bells it keeps, when it goes."""
+"""A worker's rounds, with mailboxes and a clock that are the test's: when it takes what and with what, how long it stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from core.lookout import Sight
-from core.rounds import AROUND, ENOUGH, FLOWING, LINGER_MOST_SECONDS, STINT_SECONDS, Rounds
+from core.rounds import AROUND, ENOUGH, IDLE_SECONDS, LINGER_LEAST_SECONDS, STINT_SECONDS, Rounds
 
 BATCH = 1000
 BATCH_SECONDS = 0.003
@@ -23,7 +23,7 @@ class Lanes:
         self.now = 100.0
         self.comes: dict[int, list[float]] = defaultdict(list)  # when, in order
         self.taken: set[int] = set()
-        self.batches: list[tuple[int, int]] = []
+        self.batches: list[dict[int, int]] = []
         self.waits: list[float] = []
         self.bells: set[int] = set()
         self.rung: list[int] = []
@@ -39,18 +39,21 @@ class Lanes:
         self.now += seconds
         self.slept += seconds
 
-    def batch(self, partition: int, keep_from: int) -> tuple[int, int]:
-        found = self.comes[partition][: min(BATCH, self.waiting(partition))]
-        self.waits += [self.now - at for at in found]
-        self.comes[partition] = self.comes[partition][len(found) :]
-        self.now += BATCH_SECONDS + COMMAND_SECONDS * len(found)
-        self.batches.append((partition, len(found)))
-        left = self.waiting(partition)
-        (self.bells.add if found and (left or len(found) >= keep_from) else self.bells.discard)(partition)
-        return len(found), left
+    def together(self, partitions: Sequence[int], keep_from: int) -> dict[int, tuple[int, int]]:
+        assert keep_from == 1
+        found = {p: self.comes[p][: min(BATCH, self.waiting(p))] for p in partitions if self.waiting(p)}
+        for partition, some in found.items():
+            self.waits += [self.now - at for at in some]
+            self.comes[partition] = self.comes[partition][len(some) :]
+        self.now += BATCH_SECONDS + COMMAND_SECONDS * sum(map(len, found.values()))
+        self.batches.append({partition: len(some) for partition, some in found.items()})
+        self.bells |= found.keys()
+        return {partition: (len(some), self.waiting(partition)) for partition, some in found.items()}
 
-    def look(self, partitions: Sequence[int]) -> list[Sight]:
+    def look(self, partitions: Sequence[int], keep_bells: bool) -> list[Sight]:
+        assert keep_bells
         self.looks += 1
+        self.bells |= set(partitions)
         self.now += 0.0001
         return [
             Sight(p, self.waiting(p), int((self.now - self.comes[p][0]) * 1000), p in self.taken)
@@ -58,10 +61,15 @@ class Lanes:
             if self.waiting(p)
         ]
 
-    def release(self, partition: int) -> int:
-        if not self.waiting(partition):
-            self.bells.discard(partition)
-        return self.waiting(partition)
+    def wait(self, partitions: Sequence[int], seconds: float) -> list[int]:
+        first = min((self.comes[p][0] for p in partitions if self.comes[p]), default=float("inf"))
+        self.now = max(self.now, min(first, self.now + seconds))
+        return [p for p in partitions if self.waiting(p)]
+
+    def release(self, partitions: Sequence[int]) -> list[int]:
+        left = [p for p in partitions if self.waiting(p)]
+        self.bells -= set(partitions) - set(left)
+        return left
 
     def waiting(self, partition: int) -> int:
         return bisect_right(self.comes[partition], self.now)
@@ -72,20 +80,52 @@ def lanes() -> Lanes:
     return Lanes()
 
 
-def test_with_little_to_do_a_wake_up_is_one_batch(lanes: Lanes) -> None:
-    lanes.send(2, FLOWING - 1)
-    assert lanes.rounds(2) == FLOWING - 1
-    assert (lanes.batches, lanes.looks, lanes.slept, lanes.bells) == ([(2, FLOWING - 1)], 0, 0.0, set())
+def test_with_little_to_do_each_command_is_taken_as_it_comes_in_whichever_partition(lanes: Lanes) -> None:
+    lanes.send(2, 1)
+    for partition in range(4):
+        lanes.send(partition, 5, every=0.1, start=0.05 + 0.025 * partition)
+    assert lanes.rounds(2) == 21
+    assert lanes.batches == [{2: 1}, *({partition: 1} for _ in range(5) for partition in range(4))]
+    assert max(lanes.waits) == 0.0
+    assert lanes.looks < 10
+
+
+def test_who_is_called_stays_a_while_and_then_goes(lanes: Lanes) -> None:
+    begun = lanes.now
+    lanes.send(2, 1)
+    assert lanes.rounds(2) == 1
+    assert IDLE_SECONDS < lanes.now - begun < 3 * IDLE_SECONDS
+    assert (lanes.bells, lanes.rung) == (set(), [])  # whoever comes next rings
+
+
+def test_who_is_called_for_nothing_goes_at_once(lanes: Lanes) -> None:
+    assert lanes.rounds(2) == 0
+    assert (lanes.looks, lanes.slept > LINGER_LEAST_SECONDS) == (0, False)
 
 
 def test_under_load_what_comes_is_let_gather_but_waits_no_longer_than_said(lanes: Lanes) -> None:
-    lanes.send(0, FLOWING)
+    lanes.send(0, 4)
     for partition in range(4):
         lanes.send(partition, 300, every=0.002, start=0.001)
-    assert lanes.rounds(0) == 1200 + FLOWING
-    assert len(lanes.batches) < 300
-    assert max(lanes.waits) < LINGER_MOST_SECONDS + 4 * (BATCH_SECONDS + 0.001)
-    assert (lanes.bells, lanes.rung) == (set(), [])  # whoever comes next rings
+    assert lanes.rounds(0) == 1204
+    assert len(lanes.batches) < 250
+    assert max(lanes.waits) < LINGER_LEAST_SECONDS + 3 * (BATCH_SECONDS + 0.001)
+    assert (lanes.bells, lanes.rung) == (set(), [])
+
+
+def test_a_little_in_each_partition_is_one_batch(lanes: Lanes) -> None:
+    lanes.send(0, 1)
+    for partition in range(4):
+        lanes.send(partition, 30, start=0.001)  # while the first batch is under way
+    assert lanes.rounds(0) == 121
+    assert lanes.batches[:2] == [{0: 1}, dict.fromkeys((1, 2, 3, 0), 30)]
+
+
+def test_much_in_each_partition_is_a_batch_each(lanes: Lanes) -> None:
+    for partition in range(4):
+        lanes.send(partition, ENOUGH - 1)
+    assert lanes.rounds(0) == 4 * (ENOUGH - 1)
+    assert [len(batch) for batch in lanes.batches] == [1] * 4
 
 
 def test_a_backlog_is_worked_off_without_a_pause_and_calls_another_worker_once(lanes: Lanes) -> None:
@@ -101,7 +141,7 @@ def test_of_a_flood_somebody_who_waits_elsewhere_gets_a_turn(lanes: Lanes) -> No
     lanes.send(0, 100_000)
     lanes.send(3, 1)
     lanes.rounds(0)
-    assert 3 in [partition for partition, _ in lanes.batches[:5]]
+    assert any(3 in batch for batch in lanes.batches[:5])
 
 
 def test_what_another_worker_has_in_hand_is_left_to_it(lanes: Lanes) -> None:
@@ -109,7 +149,7 @@ def test_what_another_worker_has_in_hand_is_left_to_it(lanes: Lanes) -> None:
     lanes.send(1, ENOUGH)
     lanes.taken.add(1)
     assert lanes.rounds(0) == ENOUGH
-    assert {partition for partition, _ in lanes.batches} == {0}
+    assert {partition for batch in lanes.batches for partition in batch} == {0}
 
 
 def test_what_a_worker_has_not_finished_it_goes_on_with_though_its_mark_is_there(lanes: Lanes) -> None:
@@ -119,7 +159,7 @@ def test_what_a_worker_has_not_finished_it_goes_on_with_though_its_mark_is_there
 
 
 def test_a_stint_ends_and_somebody_is_woken_for_what_is_left(lanes: Lanes) -> None:
-    lanes.send(0, 100_000)
+    lanes.send(0, 1_000_000)
     begun = lanes.now
     lanes.rounds(0)
     assert lanes.now < begun + STINT_SECONDS + 1
@@ -127,8 +167,8 @@ def test_a_stint_ends_and_somebody_is_woken_for_what_is_left(lanes: Lanes) -> No
 
 
 def test_somebody_is_woken_for_each_partition_in_which_something_is_left(lanes: Lanes) -> None:
-    lanes.send(0, 100_000)
-    lanes.send(1, 100_000)
+    lanes.send(0, 500_000)
+    lanes.send(1, 500_000)
     lanes.rounds(0)
     assert set(lanes.rung[-2:]) == {0, 1}
 
@@ -138,21 +178,38 @@ def test_of_many_partitions_only_those_around_are_looked_at() -> None:
     for partition in (AROUND, 2 * AROUND):
         lanes.send(partition, ENOUGH)
     assert lanes.rounds(AROUND + 1) == 0  # nobody was there: a wake-up for nothing is no reason to look
-    lanes.send(AROUND + 1, FLOWING)
-    assert lanes.rounds(AROUND + 1) == ENOUGH + FLOWING
+    lanes.send(AROUND + 1, 1)
+    assert lanes.rounds(AROUND + 1) == ENOUGH + 1
+
+
+def test_what_somebody_has_without_a_mark_is_not_asked_for_again_and_again(lanes: Lanes) -> None:
+    lanes.send(0, 1)
+    lanes.send(1, 5, start=0.001)
+    served = lanes.together
+    asked: list[float] = []
+
+    def together(partitions: Sequence[int], keep_from: int) -> dict[int, tuple[int, int]]:
+        if 1 not in partitions:
+            return served(partitions, keep_from)
+        asked.append(lanes.now)
+        return {}
+
+    lanes.together = together  # type: ignore[method-assign]
+    assert lanes.rounds(0) == 1
+    assert len(asked) < 1.5 * STINT_SECONDS / LINGER_LEAST_SECONDS
 
 
 def test_bells_are_released_also_when_postgres_goes_away(lanes: Lanes) -> None:
     lanes.send(0, ENOUGH)
     lanes.send(1, ENOUGH, start=0.001)
-    served = lanes.batch
+    served = lanes.together
 
-    def batch(partition: int, keep_from: int) -> tuple[int, int]:
-        if partition == 1:
+    def together(partitions: Sequence[int], keep_from: int) -> dict[int, tuple[int, int]]:
+        if 1 in partitions:
             raise ConnectionError
-        return served(partition, keep_from)
+        return served(partitions, keep_from)
 
-    lanes.batch = batch  # type: ignore[method-assign]
+    lanes.together = together  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         lanes.rounds(0)
-    assert lanes.bells == set()
+    assert (lanes.bells - {1}, lanes.rung) == (set(), [1])
