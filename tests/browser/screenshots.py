@@ -17,6 +17,7 @@ from tests.support.stack import Servers, Stack
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LARGEST_BYTES = 150_000
+PARTITIONS = 4  # as many as `make up` has
 
 Shot = Callable[[Browser, Stack], Visitor]
 SHOTS: dict[str, Shot] = {}
@@ -73,7 +74,8 @@ def console(browser: Browser, stack: Stack) -> Visitor:
     visitor = Visitor(browser, stack.url, reduced_motion="reduce", size=DESK)
     visitor.page.goto("/console/")
     visitor.page.get_by_text("live", exact=True).wait_for()
-    workshop(stack, 300)
+    for taken in (30, 150, 400, 100, 300):
+        workshop(stack, taken)
     visitor.page.get_by_text("sold out").wait_for()
     return visitor
 
@@ -92,7 +94,7 @@ def book(visitor: Visitor, path: str) -> None:
 def running() -> Iterator[Stack]:
     """A stack for the pictures."""
     with temporary_folder("servers") as servers_folder, temporary_folder("stack") as folder:
-        servers = Servers(servers_folder)
+        servers = Servers(servers_folder, PARTITIONS)
         try:
             stack = Stack(servers.deployment(), folder)
             try:

@@ -130,9 +130,9 @@ def test_a_page_without_a_stream_says_so_looks_by_itself_and_catches_up(api: Api
     page = visitor.page
     page.route("**/events?*", lambda route: route.fulfill(status=503))
     page.reload()
+    api.reserve(session)
     expect(page.locator("#lost")).to_be_visible(timeout=WAIT_MS)
     expect(page.locator("#said")).to_contain_text("There is no connection at the moment", timeout=WAIT_MS)
-    api.reserve(session)
     expect(page.locator("#places")).to_contain_text("8 of 9", timeout=WAIT_MS)
     page.unroute("**/events?*")
     page.evaluate("window.dispatchEvent(new Event('online'))")

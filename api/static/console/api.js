@@ -101,7 +101,7 @@ export function insist(ask, then, onError) {
     } catch (error) {
       if (left) return;
       onError(error);
-      if (error.status === 0 || error.status === 429 || error.status >= 500) again = setTimeout(one, 2 * AGAIN_MS[0]);
+      if (error.status === 0 || error.status === 429 || error.status >= 500) again = setTimeout(one, AGAIN_MS[0]);
     }
   }
   one();

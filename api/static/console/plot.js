@@ -17,7 +17,7 @@ export function plot(title, series) {
   function options() {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: `12px ${colour("--font")}` };
     return {
-      width: holder.clientWidth, height: HEIGHT, padding: [12, 12, 0, 0],
+      width: holder.clientWidth, height: HEIGHT, padding: [12, 30, 0, 0],
       cursor: { drag: { x: false, y: false }, points: { size: 7 } },
       legend: { live: true },
       scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.1 : 1] } },

@@ -179,7 +179,7 @@ function whoComes(changed) {
 
   function show(results, hasMore, isCancelled) {
     const here = results.filter((one) => one.checked_in_at).length;
-    told.textContent = isCancelled ? "Nobody: it does not take place." : !results.length ? "Nobody has reserved yet."
+    told.textContent = isCancelled ? "Nobody, as it is cancelled." : !results.length ? "Nobody has reserved yet."
       : hasMore ? `The first ${count(results.length)} reservations, ${count(here)} of them checked in. Find others under People.`
         : `${plural(results.length, "reservation")}, ${count(here)} checked in.`;
     only.hidden = list.element.hidden = !results.length;
