@@ -8,6 +8,7 @@ before anything was done; so does what fails, with what it was counted and what 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from typing import Any, Final, Protocol
@@ -60,6 +61,7 @@ class Intake:
         self.services = services
         self.observe = observe
         settings = services.settings
+        self._ready: list[tuple[Line, Any, bytes, bytes]] = []
         self._is_open = settings.auth == "open"
         self._is_limited = bool(settings.rate_per_key or settings.rate_per_address)
         proxies = settings.trusted_proxies  # as the server believes them: see api/server.py
@@ -96,6 +98,18 @@ class Intake:
         else:
             taken.knock(None)
         return True
+
+    def reply(self, line: Line, cycle: Any, fields: bytes, body: bytes) -> None:
+        """Send a 202 in the loop's next turn, after all of its group are rendered: where client and server share a machine, each
+        answer by itself would wake the client anew."""
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._ready.append((line, cycle, fields, body))
+
+    def _send(self) -> None:
+        ready, self._ready = self._ready, []
+        for line, cycle, fields, body in ready:
+            line.answer(cycle, 202, fields, body)
 
     def _caller(self, header: bytes | None, kind: str) -> Caller | None:
         """Who may do this and is known; all others are for `Access`."""
@@ -192,7 +206,7 @@ class _Taken:
         telemetry.accepted_within(time.monotonic() - self._started)
         if not receipt.known:
             telemetry.ACCEPTED.add(self._draft.kind)
-        self._line.answer(self._cycle, 202, fields, body)
+        self._intake.reply(self._line, self._cycle, fields, body)
         self._intake.observe.note("POST", 202, self._path.decode(), self._started, receipt.job.id, self._named)
 
     def set_exception(self, exc: Exception) -> None:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from core.errors import IdempotencyKeyReused, InvalidFields
-from core.model import Arguments, Job, batch_hash, batch_id, body_hash
+from core.model import Arguments, Frozen, Job, batch_hash, batch_id, body_hash
 from core.service import Submit
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Frozen):
     """One command of a batch."""
 
     kind: str

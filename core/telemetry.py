@@ -55,9 +55,9 @@ class Tally:
         self._counter = counter
         self._counts: dict[tuple[str, ...], int] = {}
 
-    def add(self, *labels: str) -> None:
-        """One more."""
-        self._counts[labels] = self._counts.get(labels, 0) + 1
+    def add(self, *labels: str, count: int = 1) -> None:
+        """One more, or so many."""
+        self._counts[labels] = self._counts.get(labels, 0) + count
 
     def flush(self) -> None:
         """Hand on what was added up."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import falcon.asgi
 import msgspec
@@ -100,8 +101,8 @@ class BatchCollection(Batches):
             wanted = [Wanted(GROUP, wanted[0].session_id, GroupArguments(people))]  # type: ignore[arg-type]
         receipt = await services.submit_batch(wanted, caller.client, key, body.atomic)
         if not receipt.known:
-            for one in wanted:
-                telemetry.ACCEPTED.add(one.kind)
+            for kind, count in Counter(one.kind for one in wanted).items():
+                telemetry.ACCEPTED.add(kind, count=count)
         services.found_batch(receipt.id)
         resp.set_header("Location", f"/api/batches/{receipt.id}")
         if receipt.known:
