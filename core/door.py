@@ -212,9 +212,9 @@ class Door:
             self._sha = await self._client.script_load(self._source)
         pipeline = self._client.pipeline(transaction=False)
         for partition, indexes in groups.items():
-            keyed = "".join(["1" if knocks[index].keyed else "0" for index in indexes])
+            digits = "".join(["0123"[knocks[index].keyed + 2 * knocks[index].is_shown] for index in indexes])
             told = self._told(partition)
-            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, keyed]
+            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, digits]
             for index in indexes:
                 knock = knocks[index]
                 arguments += (knock.job.id, knock.job.session_id, knock.record, knock.command)

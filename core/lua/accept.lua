@@ -30,8 +30,9 @@
 --   aforo:revoked:<id>    string  this API key was revoked      a day; for processes that cannot ask Postgres
 --
 -- KEYS[1] the mailbox. ARGV: most entries that may wait, bell's milliseconds, the API process, its total's TTL in seconds and
--- what it was told of it last, a 1 or 0 for each command (1: its job id follows from a key, so it may repeat a job that only the
--- ledger knows), then for each: job id, session id, the job record up to its seq, the command.
+-- what it was told of it last, a digit for each command (1: its job id follows from a key, so it may repeat a job that only the
+-- ledger knows; 2: its session's counts are to be told; 3: both), then for each: job id, session id, the job record up to its seq,
+-- the command.
 -- Answers {depth, pace, rung (1: ring the doorbell), answers, {{session id, a, c, r, w, l, s} ...}, the process's total before, by how
 -- much it has grown}. `answers` has two values for each command: seq and accepted at of one that was accepted now, or a tag and a
 -- text: K known already (the record), L look into the ledger first, F full, H head unknown, S shut, E the server refused (why).
@@ -65,15 +66,20 @@ local function now_ms()
   return now
 end
 
-local function head_of(session)
+local function head_of(session, is_shown)
   local head = heads[session]
-  if head == nil then
-    local found = redis.call('HMGET', sessions .. session, 'q', 'a', 'c', 'r', 'w', 'l', 's', 'f')
-    head = found[1] and { q = tonumber(found[1]), accepted = 0, forgot = found[8] } or false
+  if head == nil or is_shown and head and not head.is_shown then
+    local key, found = sessions .. session, nil
+    if is_shown then
+      found = redis.call('HMGET', key, 'q', 'f', 'a', 'c', 'r', 'w', 'l', 's')
+    else
+      found = redis.call('HMGET', key, 'q', 'f')
+    end
+    head = found[1] and (head or { q = tonumber(found[1]), accepted = 0, forgot = found[2] }) or false
     heads[session] = head
-    if head then
-      found[1], found[8] = session, nil
-      shown[#shown + 1] = found
+    if head and is_shown then
+      head.is_shown = true
+      shown[#shown + 1] = { session, unpack(found, 3, 8) }
     end
   end
   return head
@@ -88,12 +94,11 @@ local mine = {}
 local function accept(number, session, record, command)
   local key = keys[number]
   local known = mine[key] or found[number]
-  local head = head_of(session)
+  local digit = string.byte(ARGV[6], number) - 48 -- '0'
+  local head = head_of(session, digit >= 2)
   if known and not is_doubted(key, known) then return 'K', known end
   if shut then return 'S', '' end
-  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and string.byte(ARGV[6], number) == 49 then -- '1'
-    return 'L', ''
-  end
+  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and digit % 2 == 1 then return 'L', '' end
   if depth >= limit then return 'F', '' end
   if not head then return 'H', '' end
   local seq = head.q + 1

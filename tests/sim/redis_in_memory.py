@@ -99,19 +99,19 @@ class MemoryRedis:
 
     def accept(self, prefix: str, mailbox: str, *arguments: Any) -> list[Any]:
         """accept.lua"""
-        limit, bell_ms, who, ttl, told, keyed, *knocks = arguments
+        limit, bell_ms, who, ttl, told, digits, *knocks = arguments
         heads: dict[Any, Key] = {}
         answers: list[tuple[Any, Any]] = []
         accepted = set()
         for job, session, record, command in zip(*[iter(knocks)] * 4, strict=True):
             known, head = self.get(f"{prefix}job:{job}"), self.get(f"{prefix}s:{session}")
-            if head:
+            if head and digits[len(answers)] in "23":
                 heads[session] = head
             if known and not self._is_doubted(prefix, job, known):
                 answers.append((b"K", known))
             elif self.get(f"{prefix}lanes") == "shut":
                 answers.append((b"S", b""))
-            elif keyed[len(answers)] == "1" and (known or (head and head.get("f", 0) > self.now_ms())):
+            elif digits[len(answers)] in "13" and (known or (head and head.get("f", 0) > self.now_ms())):
                 answers.append((b"L", b""))
             elif len(self.get(mailbox) or ()) >= limit:
                 answers.append((b"F", b""))

@@ -62,6 +62,17 @@ class Side:
         self.look()  # at the new entries
         return [type(a) if isinstance(a, Exception) else (timeless(a.job), a.known, a.depth, a.pace, a.head) for a in answers]
 
+    def accept_mixed(self, together: list[Job], alone: list[Job]) -> list[Any]:
+        """A group of some who came together, and behind them others."""
+        found = self._loop.run_until_complete(self._accept_mixed(together, alone))
+        self.look()
+        return [(timeless(a.job), a.known, a.depth, a.pace, a.head) for a in found]
+
+    async def _accept_mixed(self, together: list[Job], alone: list[Job]) -> list[Any]:
+        first = self._door.accept_all([(job, ARGUMENTS) for job in together])
+        many, *others = await asyncio.gather(first, *(self._door.accept(job, ARGUMENTS) for job in alone))
+        return [*many, *others]
+
     async def _accept(self, jobs: list[Job], keyed: bool) -> list[Any]:
         return await asyncio.gather(*(self._door.accept(job, ARGUMENTS, keyed) for job in jobs), return_exceptions=True)
 
@@ -297,6 +308,19 @@ def let_the_clock_move() -> None:
 
 def numbered_job(number: int) -> Job:
     return draft_job(keyed_job_id(b"secret", "open", 1, RESERVE, str(number)), RESERVE, 1, "open", "0" * 16)
+
+
+def test_who_comes_with_others_is_told_of_no_session_and_a_job_is_accepted_once_in_a_group(sides: list[Side]) -> None:
+    told = []
+    for side in sides:
+        side.put_head(Session(1, 5, version=1))
+        first, second, third = jobs = [numbered_job(number) for number in range(3)]
+        told.append((side.accept_mixed([first, second, first], [second, third]), side.accept(jobs), side.look()))
+    assert told[0] == told[1]
+    mixed = told[0][0]
+    assert [(job.seq, known, head is not None) for job, known, _, _, head in mixed] == [
+        (1, False, False), (2, False, False), (1, True, False), (2, True, True), (3, False, True),
+    ]  # fmt: skip
 
 
 def test_a_redis_that_is_put_back_counts_fewer_than_were_accepted(sides: list[Side]) -> None:
