@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
-import secrets
 import sys
 import time
 from functools import lru_cache
@@ -125,4 +125,4 @@ class Observe:
 
 def request_id(given: str | None) -> str:
     """The client's own, if it may be one, or a new one."""
-    return given if given and _CLIENTS_OWN.fullmatch(given) else secrets.token_hex(8)
+    return given if given and _CLIENTS_OWN.fullmatch(given) else os.urandom(8).hex()

@@ -328,7 +328,10 @@ def _job_id(session_id: int, digest: str) -> str:
 
 def _tail(h: str) -> str:
     """The rest of a version 8 UUID after its first 32 bits."""
-    return f"{h[0:4]}-8{h[4:7]}-{'89ab'[int(h[7], 16) & 3]}{h[8:11]}-{h[11:23]}"
+    return f"{h[:4]}-8{h[4:7]}-{_VARIANT[h[7]]}{h[8:11]}-{h[11:23]}"
+
+
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def people_of(arguments: Arguments) -> tuple[str, ...]:
