@@ -76,7 +76,7 @@ class Intake:
     def __call__(self, line: Line, cycle: Any) -> bool:
         """Whether this request, a POST, was taken in: then it will be answered."""
         path = _PATH.fullmatch(line.url)
-        if path is None or self.services.door.is_crowded or len(cycle.body) > BODY_BYTES:
+        if path is None or self.services.door.is_full or len(cycle.body) > BODY_BYTES:
             return False
         found = _plain(cycle.scope["headers"])
         if found is None or not _is_json(found.get(b"content-type", b"")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httptools
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
+from api.gate import GATE, STATUS, TAKING_IN_AS_SENT, Gate, refusal
 from api.requests import END, ENDED, INTAKE, TRUNCATED, WHOLE
 from core import telemetry
 from core.errors import AforoError
@@ -32,6 +34,7 @@ ANSWERS, LENGTH = b"HTTP/1.1 ", b"content-length: "
 
 IDLE, HEAD, BODY, ANSWER = range(4)
 _DROPPED: Any = deque(maxlen=0)  # where trailers go
+_ANSWERED: Any = SimpleNamespace(response_complete=True, message_event=asyncio.Event())  # in place of a first request's cycle
 
 
 class _Refused(Exception):
@@ -124,6 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
         guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
         self._exit = _Exit(transport, self._leave)
         self._whole: Callable[..., bool] | None = self._answer
+        self._gate: Gate | None = self.app_state.get(GATE)
         self.deadline = guard.now + self._limits.head_seconds
         if guard.admit(address, len(self.connections)):
             self._address = address
@@ -204,12 +208,38 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused(AddressTooLong)
         if len(headers) > HEADERS_MAX or (self._wire_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
             raise _Refused(HeadTooLarge)
+        if self._gate is not None and self._is_taking_in() and self._gate.is_shut() and self._turn_away():
+            return
         super().on_headers_complete()
         self.cycle.transport = self._exit  # type: ignore[assignment]
         self.scope[WHOLE] = self._whole  # type: ignore[literal-required]
         self.headers = _DROPPED
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
+
+    def _is_taking_in(self) -> bool:
+        """Whether it wants to put something in, and nothing is to be answered before it."""
+        if self.parser.get_method() != b"POST" or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        return TAKING_IN_AS_SENT.fullmatch(self.url) is not None
+
+    def _turn_away(self) -> bool:
+        """Answer 503 before anything is begun: it costs a tenth of an application's answer. False if that must tell it."""
+        if self.expect_100_continue or self.flow.write_paused or not self.parser.should_keep_alive():
+            return False
+        found = refusal(self.headers)
+        if found is None:
+            return False
+        _, lines, body = found
+        always = self._guard.lines_of(self.server_state.default_headers)
+        self.transport.write(b"".join((STATUS_LINE[STATUS], always, lines, b"\r\n", body)))
+        self.server_state.total_requests += 1
+        if self.cycle is None:
+            self.cycle = _ANSWERED
+        self.headers = _DROPPED
+        self._phase = BODY
+        self.deadline = self._guard.now + self._limits.body_seconds
+        return True
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A request whose head is there; what puts something in is held until its body is, if that comes at once."""

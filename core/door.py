@@ -21,14 +21,16 @@ from core.entries import begin_job, decode_job, encode_command
 from core.errors import QueueFull, Rearranging, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped, Waiter
 from core.mailbox import BELL_MS, SessionHead, key, script, session_head
-from core.model import JOB_FORMAT, Arguments, Frozen, Job, partition_of_job
+from core.model import CANCEL, JOB_FORMAT, RESERVE, Arguments, Frozen, Job, partition_of_job
 from core.pressure import GROUP as GROUP_UNDER_PRESSURE
 from core.pressure import Pressure
 from core.replicas import Replicas
+from core.strain import Strain
 
 ENOUGH = 4000  # commands that may wait before the door slows down
 TOGETHER_MAX = 20_000  # commands of batches that wait in this process
 GROUP_LIMIT = 256  # commands in one script call: 256 hold Valkey for 2.4 ms, 1,000 for 12
+THE_MANY = (RESERVE, CANCEL)  # what an organiser wants, like closing, must get through
 TOTAL_SECONDS = 86_400
 TOTAL_TRUSTED_SECONDS = 43_200  # well before it expires
 TOO_FEW_REPLICAS = "Redis and its replicas cannot keep the request safe now. Try again shortly."
@@ -106,6 +108,7 @@ class Door:
         self._source = script("accept")
         self._sha: str | None = None
         self._pressure = Pressure(partitions, enough, GROUP_LIMIT)
+        self._strain = Strain()
         pause = self._pressure.pause_seconds
         self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT, pause, GROUP_UNDER_PRESSURE)
 
@@ -114,13 +117,27 @@ class Door:
         """Whether who comes alone now is refused, whatever they want. A batch takes its time anyway."""
         return self._pressure.is_crowd(len(self._grouped))
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a reserve or cancel that comes now is refused."""
+        return self._strain.is_full(self._grouped.under_way) or self.is_crowded
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the process lets in fewer than come; until it does not, `look` must be called."""
+        return self._strain.has_limit
+
+    def look(self, late_seconds: float) -> None:
+        """Called again and again while requests come, with how late the event loop is."""
+        self._strain.look(late_seconds, self._grouped.is_behind, self._grouped.under_way, self._grouped.served)
+
     async def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
         """Accept one command; `job` has no seq and no time yet. When this returns, the command is durable.
 
         Raises QueueFull, UnknownSession (no head in Redis: load it, then come again), Unavailable, Unconfirmed; if it is `keyed`,
         and so perhaps a repeat, MaybeForgotten.
         """
-        if self.is_crowded:
+        if self.is_full if job.kind in THE_MANY else self.is_crowded:
             raise QueueFull
         return await self._grouped(self._knock(job, arguments, keyed, True))
 

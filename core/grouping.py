@@ -77,7 +77,8 @@ class Grouped(Generic[Item, Answer]):
         """`pause_seconds()`: how long the next group is waited with; it has `limit_after_pause` items at most then."""
         self._call = call
         self._limit = limit
-        self._alone = 0
+        self._alone = self._called = self._left = 0
+        self.served = 0  # that came alone
         self._pause_seconds = pause_seconds
         self._limit_after_pause = limit_after_pause
         self._waiting: list[tuple[Item, Waiter]] = []
@@ -110,6 +111,16 @@ class Grouped(Generic[Item, Answer]):
         return self._alone
 
     @property
+    def under_way(self) -> int:
+        """How many that came alone wait, or are in the call that is under way."""
+        return self._alone + self._called
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the last group left somebody behind that came alone."""
+        return self._left > 0
+
+    @property
     def together(self) -> int:
         """How many wait that came with others."""
         return len(self._waiting) - self._alone
@@ -130,17 +141,20 @@ class Grouped(Generic[Item, Answer]):
                     limit = self._limit_after_pause
                     await asyncio.sleep(pause)
                 group, self._waiting = self._waiting[:limit], self._waiting[limit:]
-                self._alone -= sum([type(waiter) is not _Share for _, waiter in group])
+                self._called = sum([type(waiter) is not _Share for _, waiter in group])
+                self._left = self._alone = self._alone - self._called
                 try:
                     answers = await self._call([item for item, _ in group])
                 except Exception as exc:
                     answers = [exc] * len(group)
+                self.served += self._called
+                self._called = 0
                 asyncio.get_running_loop().call_soon(_tell, group, answers)  # while the next call is under way
         finally:
             self._running = None
             for _, waiter in self._waiting:
                 waiter.cancel()
-            self._waiting, self._alone = [], 0
+            self._waiting, self._alone, self._called, self._left = [], 0, 0, 0
 
 
 def _tell(group: Sequence[tuple[Any, Waiter]], answers: Sequence[Any]) -> None:

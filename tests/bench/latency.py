@@ -54,7 +54,8 @@ def at(bench: Bench, kind: str, percent: int) -> None:
         for status in (202, 503):
             served = [value for name, values in arrived.service.items() if name.endswith(f" {status}") for value in values]
             if served:
-                bench.book.add(f"overload {status} p99 {kind}", percentile(served, 0.99))
+                for name, share in (("p50", 0.5), ("p99", 0.99)):
+                    bench.book.add(f"overload {status} {name} {kind}", percentile(served, share))
 
 
 def _latency(kind: str, percent: int, rate: float, arrived: Arrived, overload: bool) -> Latency:

@@ -116,10 +116,12 @@ def _latencies(book: Book) -> Table:
 def _overload_lines(book: Book) -> list[str]:
     found = []
     for kind in KINDS:
-        served = [(words, book.of(f"overload {status} p99 {kind}")) for words, status in (("a 202", 202), ("a 503", 503))]
-        shown = [f"{words} {_ms(spread.median)} ms" for words, spread in served if spread]
+        shown = []
+        for words, status in (("a 202", 202), ("a 503", 503)):
+            told = [(share, book.of(f"overload {status} {share} {kind}")) for share in ("p50", "p99")]
+            shown += [f"{words} {share} {_ms(spread.median)} ms" for share, spread in told if spread]
         if shown:
-            found.append(f"At 3 times capacity, {TITLES[kind]}, p99 from the moment of sending: {', '.join(shown)}.")
+            found.append(f"At 3 times capacity, {TITLES[kind]}, from the moment of sending: {', '.join(shown)}.")
     return found
 
 

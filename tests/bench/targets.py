@@ -11,7 +11,7 @@ from tests.bench.arithmetic import figure, spread
 from tests.bench.book import Book, Growth, Latency
 from tests.bench.workload import HOT, MANY, TITLES
 
-MEASURED_AT = 50  # percent of capacity
+MEASURED_AT, OVERLOADED_AT = 50, 300  # percent of capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,28 @@ def overload(kind: str) -> Callable[[Book], float | None]:
         if not (applied and refused and peak and floor):
             return None
         return applied.median / (peak.median * max(1e-9, 1 - refused.median / floor.median))
+
+    return measure
+
+
+def refusal_ms(kind: str) -> Callable[[Book], float | None]:
+    """p99 of a 503 at three times capacity, from the moment of sending, in milliseconds; infinite where nobody was refused."""
+
+    def measure(book: Book) -> float | None:
+        if book.of(f"overload {kind}") is None:
+            return None
+        found = book.of(f"overload 503 p99 {kind}")
+        return found.median * 1000 if found else math.inf
+
+    return measure
+
+
+def unanswered(kind: str) -> Callable[[Book], float | None]:
+    """Who had no answer at three times capacity, in percent: found no connection free before the end, or lost it."""
+
+    def measure(book: Book) -> float | None:
+        found = [one for one in book.latencies if (one.kind, one.percent) == (kind, OVERLOADED_AT)]
+        return found[0].unanswered_share * 100 if found else None
 
     return measure
 
@@ -145,8 +167,13 @@ TARGETS = (
         )
     ),
     *(
-        at_least(f"at 3 times capacity, {TITLES[kind]}: applied / (peak * (1 - refused / F))", 0.9, overload(kind))
+        target
         for kind in (HOT, MANY)
+        for target in (
+            at_least(f"at 3 times capacity, {TITLES[kind]}: applied / (peak * (1 - refused / F))", 0.9, overload(kind)),
+            at_most(f"at 3 times capacity, {TITLES[kind]}: a 503, p99 from sending", 100, refusal_ms(kind), " ms"),
+            at_most(f"at 3 times capacity, {TITLES[kind]}: not answered", 1, unanswered(kind), " %"),
+        )
     ),
     at_least("GET /api/sessions/ / F", 0.4, ratio("read list", "F")),
     at_least("GET /api/sessions/{id}/ / F", 0.4, ratio("read session", "F")),

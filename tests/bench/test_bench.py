@@ -241,11 +241,14 @@ def a_book() -> Book:
     for name, value in {
         "overload many": 3500,
         "overload refused many": 3000,
+        "overload 503 p99 many": 0.045,
+        "overload hot": 4000,
         "apply 1 many": 9000,
         "apply 2 many": 17_000,
     }.items():
         book.add(name, value)
     book.latencies.append(Latency("many", 50, 2000.0, [0.002, 0.004, 0.01], [0.007, 0.05, math.inf]))
+    book.latencies.append(Latency("many", 300, 12_000.0, [0.05, 0.2, 0.2], [0.3, 0.6, 0.7], 0.6, 0.25))
     book.growth.append(Growth(10**6, 10**4, [80, 90, 100], [100, 100, 100], {"list": [0.02]}, {"list": [0.01]}, 9.0, 10**9))
     return book
 
@@ -260,6 +263,10 @@ def judged(title: str) -> Judged:
         ("hot session, A/D", 6, True),
         ("hot session, A/B", 37.5, False),
         ("at 3 times capacity, 1,000 sessions: applied / (peak * (1 - refused / F))", 3500 / (4000 * 0.9), True),
+        ("at 3 times capacity, 1,000 sessions: a 503, p99 from sending", 45, True),
+        ("at 3 times capacity, 1,000 sessions: not answered", 25, False),
+        ("at 3 times capacity, one hot session: a 503, p99 from sending", math.inf, False),
+        ("at 3 times capacity, one hot session: not answered", None, None),
         ("accept to outcome at 50 % load, 1,000 sessions, p50", 7, True),
         ("accept to outcome at 50 % load, 1,000 sessions, p99", 50, False),
         ("1 to 2 to 4 worker processes, worst step", 17 / 9, True),

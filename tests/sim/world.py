@@ -112,6 +112,8 @@ class Call:
 class Gate:
     """In the place of `Grouped`: whoever comes waits for the next script call, which the scheduler makes."""
 
+    under_way = 0
+
     def __init__(self) -> None:
         self.waiting: list[tuple[Any, list[Any]]] = []
 

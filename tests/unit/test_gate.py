@@ -21,7 +21,8 @@ async def application(_scope: Any, _receive: Any, send: Any) -> None:
 
 def asked(path: str, *, crowded: bool, method: str = "POST", **headers: str) -> httpx.Response:
     async def call() -> httpx.Response:
-        gate = Gate(application, SimpleNamespace(is_crowded=crowded))  # type: ignore[arg-type]
+        door = SimpleNamespace(is_full=crowded, is_limited=False, look=lambda late_seconds: None)
+        gate = Gate(application, door)  # type: ignore[arg-type]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://aforo") as client:
             return await client.request(method, path, headers=headers)
 
