@@ -305,6 +305,26 @@ def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
     serve(run)
 
 
+def test_who_is_slow_to_read_has_the_answer_when_the_line_is_free(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            (protocol,) = serving.server.server_state.connections
+            protocol.pause_writing()
+            noted = len(serving.notes)
+            line.writer.write(post(path, somebody(), "X-Request-Id: slow"))
+            while len(serving.notes) == noted:
+                await asyncio.sleep(0.01)
+            assert not protocol.cycle.response_complete
+            protocol.resume_writing()
+            answer = await line.answer()
+            assert (answer.status, answer.json()["seq"], answer.headers["x-request-id"]) == (202, 2, "slow")
+            assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
+
+    serve(run)
+
+
 def test_what_may_have_been_accepted_is_never_sent_again(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         door = serving.services.door
