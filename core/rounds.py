@@ -28,6 +28,8 @@ PAUSE_LEAST_SECONDS = 0.0005
 class DrainPort(Protocol):
     """See core.service.Drain."""
 
+    in_doubt: set[int]
+
     def together(self, partitions: Sequence[int], keep_from: int) -> Mapping[int, tuple[int, int]]: ...
 
 
@@ -73,7 +75,7 @@ class Rounds:
             while self._clock() < stint.begun + STINT_SECONDS and self._turn(stint):
                 pass
         finally:
-            self._leave(stint.around)
+            self._leave(stint)
         return stint.dealt_with
 
     def _turn(self, stint: _Stint) -> bool:
@@ -83,7 +85,7 @@ class Rounds:
             return True
         stint.looked = self._clock()
         sights = self._lookout.look(stint.around, True)
-        free = [sight for sight in sights if not sight.is_taken or sight.partition in stint.unfinished]
+        free = [sight for sight in sights if not sight.is_taken or sight.partition in self._drain.in_doubt]
         linger = self._linger()
         oldest = max((sight.age_ms for sight in free), default=0) / 1000
         if oldest >= linger or any(sight.waiting >= ENOUGH for sight in free):
@@ -100,7 +102,7 @@ class Rounds:
     def _watch(self, stint: _Stint, partitions: Sequence[int]) -> None:
         """Wait for the next command, and take it at once: there is little to do."""
         come = self._lookout.wait(partitions, WATCH_SECONDS)
-        if come:
+        if come := come and [sight.partition for sight in self._lookout.look(come, True) if not sight.is_taken]:
             self._batch(stint, come)
         stint.is_calm = bool(come) and stint.is_done
 
@@ -129,10 +131,11 @@ class Rounds:
         else:  # somebody is at it of whom there is no mark
             self._sleep(LINGER_LEAST_SECONDS)
 
-    def _leave(self, partitions: Sequence[int]) -> None:
-        """Let bells ring again, and ring at once where something is left: who hears one may be gone after a small batch."""
-        for partition in self._lookout.release(partitions):
-            self._ring(partition)
+    def _leave(self, stint: _Stint) -> None:
+        """Let bells ring again, and ring at once for what is left where this one was at it; elsewhere somebody else is."""
+        for partition in self._lookout.release(stint.around):
+            if partition in stint.served:
+                self._ring(partition)
 
     def _linger(self) -> float:
         return min(max(LINGER_BATCHES * self._batch_seconds, LINGER_LEAST_SECONDS), LINGER_MOST_SECONDS)
@@ -149,18 +152,17 @@ class _Stint:
         self.looked = begun - WATCH_SECONDS
         self.is_done = False  # the last batch left nothing
         self.is_calm = False  # nor had anything waited for it: what comes next can be waited for without another look
-        self.unfinished: set[int] = set()  # by this worker, so nobody is at them
-        self._served: dict[int, float] = {}
+        self.served: set[int] = set()
+        self._asked: dict[int, float] = {}
 
     def note(self, partitions: Sequence[int], found: Mapping[int, tuple[int, int]], at: float) -> None:
         """A batch is done."""
         for partition in partitions:
-            count, left = found.get(partition, (0, 0))
-            self._served[partition] = at
-            self.dealt_with += count
-            (self.unfinished.add if left else self.unfinished.discard)(partition)
-        self.is_done = bool(found) and not self.unfinished
+            self._asked[partition] = at
+        self.served |= found.keys()
+        self.dealt_with += sum(count for count, _ in found.values())
+        self.is_done = bool(found) and not any(left for _, left in found.values())
 
     def turn(self, sight: Sight) -> tuple[float, int]:
         """Sorts by whose turn it is."""
-        return self._served.get(sight.partition, 0.0), -sight.age_ms
+        return self._asked.get(sight.partition, 0.0), -sight.age_ms

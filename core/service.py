@@ -96,6 +96,7 @@ class Drain:
         self._batch_size = batch_size
         self._ring = ring
         self._pace: dict[int, float] = {}
+        self.in_doubt: set[int] = set()  # partitions over which somebody died, and which this one is trying in parts
 
     def __call__(self, partition: int) -> int:
         """Drain one partition until it is empty, somebody else has it, or its turn is over. How many commands were dealt with.
@@ -146,7 +147,10 @@ class Drain:
             raise
         reach("after_commit")
         paces = {share.partition: self._measure(share.partition, share.count, started) for share in applied.shares}
-        left = self._mailbox.publish(applied.publications(paces, keep_bell=applied.count >= keep_from))
+        news = applied.publications(paces, keep_bell=applied.count >= keep_from)
+        left = self._mailbox.publish(news)
+        self.in_doubt -= news.keys()
+        self.in_doubt |= {partition for partition, told in news.items() if not told.trial_over}
         reach("after_publish")
         telemetry.applied(applied.verdicts, applied.incidents)
         return {share.partition: (share.count, left[share.partition]) for share in applied.shares}

@@ -101,9 +101,11 @@ def test_a_batch_over_which_a_worker_died_is_tried_without_the_other_partitions(
     partitions = [driver.partition(session) for session in sessions]
     driver.worker.mailbox.take(partitions[1:], 10)  # and then it died
     assert driver.drain.together(partitions) == {partitions[1]: (1, 1)}
+    assert driver.drain.in_doubt == {partitions[1]}
     while sum(left for _, left in driver.drain.together(partitions).values()):
         pass
     assert driver.drain.together(partitions) in ({}, {partitions[0]: (2, 0)})
+    assert driver.drain.in_doubt == set()
     assert driver.outcomes(receipts) == ["confirmed"] * 4
     driver.check(receipts)
 

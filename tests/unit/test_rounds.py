@@ -23,6 +23,7 @@ class Lanes:
         self.now = 100.0
         self.comes: dict[int, list[float]] = defaultdict(list)  # when, in order
         self.taken: set[int] = set()
+        self.in_doubt: set[int] = set()
         self.batches: list[dict[int, int]] = []
         self.waits: list[float] = []
         self.bells: set[int] = set()
@@ -86,8 +87,7 @@ def test_with_little_to_do_each_command_is_taken_as_it_comes_in_whichever_partit
         lanes.send(partition, 5, every=0.1, start=0.05 + 0.025 * partition)
     assert lanes.rounds(2) == 21
     assert lanes.batches == [{2: 1}, *({partition: 1} for _ in range(5) for partition in range(4))]
-    assert max(lanes.waits) == 0.0
-    assert lanes.looks < 10
+    assert max(lanes.waits) < 0.001  # for the look whether somebody is at it
 
 
 def test_who_is_called_stays_a_while_and_then_goes(lanes: Lanes) -> None:
@@ -152,9 +152,25 @@ def test_what_another_worker_has_in_hand_is_left_to_it(lanes: Lanes) -> None:
     assert {partition for batch in lanes.batches for partition in batch} == {0}
 
 
+def test_what_comes_while_another_worker_is_at_it_is_left_to_it_too(lanes: Lanes) -> None:
+    lanes.send(0, 2, every=0.1)
+    lanes.send(1, 3, start=0.05)
+    lanes.taken.add(1)
+    assert lanes.rounds(0) == 2
+    assert lanes.batches == [{0: 1}, {0: 1}]
+
+
+def test_what_two_workers_serve_in_turn_neither_takes_while_the_other_has_it(lanes: Lanes) -> None:
+    lanes.send(0, 3 * BATCH)
+    lanes.taken.add(0)  # since the first batch, which left some
+    assert lanes.rounds(0) == BATCH
+    assert lanes.rung == [0]
+
+
 def test_what_a_worker_has_not_finished_it_goes_on_with_though_its_mark_is_there(lanes: Lanes) -> None:
     lanes.send(0, 3 * BATCH)
     lanes.taken.add(0)  # the mark of the batch over which somebody died
+    lanes.in_doubt.add(0)
     assert lanes.rounds(0) == 3 * BATCH
 
 
@@ -212,4 +228,4 @@ def test_bells_are_released_also_when_postgres_goes_away(lanes: Lanes) -> None:
     lanes.together = together  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         lanes.rounds(0)
-    assert (lanes.bells - {1}, lanes.rung) == (set(), [1])
+    assert (lanes.bells - {1}, lanes.rung) == (set(), [])  # the sweeper will look

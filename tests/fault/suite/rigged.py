@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from core import crashpoints, service, transaction
+from core import crashpoints, rounds, service, transaction
 from core.decide import Decision, State, decide
 from core.doorbell import Doorbell
 from core.mailbox import Mailbox
@@ -28,7 +28,9 @@ from ops.supervisor import Program
 VARIABLE = "FAULT_RIG"
 MODULE = "tests.fault.suite.rigged"
 LINGER_SECONDS = 0.03
-NO_PARTITION_LOCK = "BEGIN; SELECT true, %s::bigint * 0 + %s::bigint * 0 + (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+NO_PARTITION_LOCK = """
+BEGIN; SELECT partition, %s::bigint > 0, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+FROM unnest(%s::int[]) AS partition"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,8 @@ def arrange(rig: Rig) -> None:
     _arm(rig)
     if "partition lock" in rig.off:
         transaction.BEGIN_AND_LOCK = NO_PARTITION_LOCK
-    if "row lock" in rig.off:
-        assert "FOR UPDATE" in transaction.SESSIONS_FOR_UPDATE
-        transaction.SESSIONS_FOR_UPDATE = transaction.SESSIONS_FOR_UPDATE.replace("FOR UPDATE", "")
+    if rig.off:
+        rounds.STINT_SECONDS = 0.0  # who is to meet another must not keep out of its way
     if rig.bells != 1:
         _ring_often(rig)
     if rig.miscounts:
@@ -128,8 +129,10 @@ def _ring_often(rig: Rig) -> None:
 def _see_half(half: int) -> None:
     take = Mailbox.take
 
-    def take_half(self: Mailbox, partition: int, limit: int) -> Any:
-        taken = take(self, partition, limit)
+    def take_half(self: Mailbox, partitions: Any, limit: int) -> Any:
+        return {partition: half_of(taken) for partition, taken in take(self, partitions, limit).items()}
+
+    def half_of(taken: Any) -> Any:
         seen = [entry for entry in taken.entries if entry.command.seq % 2 == half]
         return replace(taken, suspect="", near="", entries=seen)
 

@@ -20,6 +20,7 @@ from tests.support.waiting import until
 # From the outermost: the first keeps a second worker from even looking, the last from writing.
 GUARDS = ("partition lock", "row lock", "one live reservation a person", "ledger keys")
 DROP = {
+    "row lock": "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('load_batch'::regproc), 'FOR UPDATE', ''); END $$",
     "one live reservation a person": "DROP INDEX reservations_one_live_per_person",
     "ledger keys": "ALTER TABLE jobs DROP CONSTRAINT jobs_pkey, DROP CONSTRAINT jobs_one_per_seq",
     "constraint": "ALTER TABLE sessions DROP CONSTRAINT sessions_never_overbooked",
