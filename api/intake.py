@@ -9,6 +9,7 @@ before anything was done; so does what fails, with what it was counted and what 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from typing import Any, Final, Protocol
@@ -31,6 +32,8 @@ from core.keys import ANYBODY, MANAGE, Caller
 from core.limits import Verdict
 from core.model import CANCEL, RESERVE, Arguments, Job
 from core.service import of_the_same_request
+
+log = logging.getLogger(__name__)
 
 Headers = dict[bytes, bytes]
 
@@ -109,7 +112,10 @@ class Intake:
     def _send(self) -> None:
         ready, self._ready = self._ready, []
         for line, cycle, fields, body in ready:
-            line.answer(cycle, 202, fields, body)
+            try:
+                line.answer(cycle, 202, fields, body)
+            except Exception:  # one connection's trouble is not the next one's
+                log.exception("answer_not_sent")
 
     def _caller(self, header: bytes | None, kind: str) -> Caller | None:
         """Who may do this and is known; all others are for `Access`."""

@@ -7,8 +7,11 @@ begun after each of its items arrived, so a read through it is never older than 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -158,11 +161,14 @@ class Grouped(Generic[Item, Answer]):
 
 
 def _tell(group: Sequence[tuple[Any, Waiter]], answers: Sequence[Any]) -> None:
-    """Each its own."""
+    """Each its own; whoever cannot bear it keeps nobody else from being told."""
     for (_, waiter), answer in zip(group, answers, strict=True):
         if waiter.done():
             continue
-        if isinstance(answer, Exception):
-            waiter.set_exception(answer)
-        else:
-            waiter.set_result(answer)
+        try:
+            if isinstance(answer, Exception):
+                waiter.set_exception(answer)
+            else:
+                waiter.set_result(answer)
+        except Exception:
+            log.exception("waiter_failed")

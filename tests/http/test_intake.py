@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from api.protocol import GuardedProtocol
 from core.bootstrap import worker_services
 from core.errors import Unavailable
 from core.keys import new_token
@@ -321,6 +322,37 @@ def test_who_is_slow_to_read_has_the_answer_when_the_line_is_free(serve: Serve) 
             answer = await line.answer()
             assert (answer.status, answer.json()["seq"], answer.headers["x-request-id"]) == (202, 2, "slow")
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
+
+    serve(run)
+
+
+def test_a_line_that_fails_keeps_no_other_answer_back(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as first, serving.connection() as bad, serving.connection() as good:
+            path = f"/api/sessions/{await new_session(good)}/reserve/"
+            await good.ask(post(path, somebody()))
+            answer = GuardedProtocol.answer
+
+            def fail_for_one(line: Any, cycle: Any, status: int, fields: bytes, body: bytes) -> None:
+                if b"x-request-id: bad" in fields:
+                    raise RuntimeError("closed")
+                answer(line, cycle, status, fields, body)
+
+            monkeypatch.setattr(GuardedProtocol, "answer", fail_for_one)
+            accept, gate = serving.services.door._grouped._call, asyncio.Event()
+
+            async def accept_later(knocks: Any) -> Any:
+                await gate.wait()
+                return await accept(knocks)
+
+            serving.services.door._grouped._call = accept_later
+            before = serving.taken
+            for number, line in enumerate((first, bad, good)):  # the second and the third go together
+                line.writer.write(post(path, somebody(), f"X-Request-Id: {'bad' if line is bad else 'good'}"))
+                while serving.taken <= before + number:
+                    await asyncio.sleep(0.01)
+            gate.set()
+            assert (await first.answer()).status == (await good.answer()).status == 202
 
     serve(run)
 

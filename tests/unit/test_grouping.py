@@ -121,6 +121,32 @@ def test_many_items_have_their_answers_together_and_each_its_own() -> None:
     run(test())
 
 
+class Deaf:
+    """A waiter that cannot be told anything."""
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, answer: int) -> None:
+        raise ValueError(answer)
+
+    def set_exception(self, exc: Exception) -> None:
+        raise ValueError(exc)
+
+    def cancel(self) -> None:
+        """Nothing is under way."""
+
+
+def test_a_waiter_that_fails_keeps_nobody_else_from_being_told() -> None:
+    async def test() -> None:
+        grouped: Grouped[int, int] = Grouped(Calls(), 10)
+        for item in (1, -1):
+            grouped.post(item, Deaf())
+        assert await grouped(3) == 30
+
+    run(test())
+
+
 def test_who_came_alone_and_who_came_with_others_are_counted_apart() -> None:
     async def test() -> None:
         calls = Calls()
