@@ -291,8 +291,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._phase = ANSWER
         self.deadline = NEVER
-        if self._held is not None and self._intake(self, self._held):  # type: ignore[misc]
+        if self._held is None:
+            return
+        if self._intake(self, self._held):  # type: ignore[misc]
             self._held = None
+        else:
+            self._go_on()  # at once: the next head may be in what is being parsed
 
     def on_response_complete(self) -> None:
         """A request is answered: on to the next that came meanwhile, or rest."""

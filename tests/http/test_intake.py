@@ -292,6 +292,19 @@ def test_requests_behind_it_are_answered_after_it_and_in_their_order(serve: Serv
     serve(run)
 
 
+def test_what_is_not_plain_is_not_mistaken_for_what_is_sent_behind_it(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            sessions = [await new_session(line) for _ in range(2)]
+            for _ in range(2):  # the second time their heads are in Redis
+                first, second = (f"/api/sessions/{session}/reserve/" for session in sessions)
+                line.writer.write(post(first + "?a=b", somebody()) + post(second, somebody()))
+                answers = [await line.answer() for _ in sessions]
+                assert [(answer.status, answer.json()["session_id"]) for answer in answers] == [(202, id_) for id_ in sessions]
+
+    serve(run)
+
+
 def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
@@ -376,6 +389,28 @@ def test_what_may_have_been_accepted_is_never_sent_again(serve: Serve) -> None:
             assert serving.taken == before + 1
             door._grouped._call = accept
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 4
+
+    serve(run)
+
+
+def test_what_may_have_been_accepted_is_not_called_refused_because_the_door_is_full_by_now(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(serving: Serving) -> None:
+        door = serving.services.door
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+
+            async def lose_the_replies(_knocks: Any) -> Any:
+                monkeypatch.setattr(type(door), "is_full", True)
+                raise Unavailable
+
+            door._grouped._call = lose_the_replies
+            before = serving.taken
+            answer = await line.ask(post(path, somebody()))
+            assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+            assert serving.taken == before + 1
 
     serve(run)
 
