@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from api.errors import PROBLEM, told
 from api.messages import LONGEST_HEADER, preferred
+from api.requests import FAILED
 from core import telemetry
 from core.door import Door
 from core.errors import QueueFull
@@ -48,10 +49,11 @@ class Gate:
         self._has_news = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
-        """Answer, or hand on. Pages of other origins have to be told more (api/browsers.py), so the application answers those."""
+        """Answer, or hand on. Pages of other origins have to be told more (api/browsers.py), so the application answers those.
+        Who was at the door already (api/intake.py) is to be told what was met there."""
         if scope["type"] == "lifespan":
             scope.get("state", {})[GATE] = self
-        elif scope["method"] == "POST" and TAKING_IN.fullmatch(scope["path"]) and self.is_shut():
+        elif scope["method"] == "POST" and TAKING_IN.fullmatch(scope["path"]) and FAILED not in scope and self.is_shut():
             found = refusal(scope["headers"])
             if found is not None:
                 fields, _, body = found
