@@ -98,7 +98,7 @@ class Applied:
         over = not taken.suspect or (not taken.entries and not taken.near) or rows[-1][0] == taken.suspect
         gone = frozenset(e.command.session_id for e in share.strays)
         doubt = any(incident.is_gap and incident.session_id in share.sessions for incident in self.incidents)
-        return Publication(rows, sessions, self.numbered.lifts, earlier, over, pace, gone, doubt, keep_bell)
+        return Publication(rows, sessions, self.numbered.lifts, earlier, taken.mark if over else "", pace, gone, doubt, keep_bell)
 
 
 def _job(verdict: Verdict, held: dict[int, Reservation], applied_at: int) -> Job:

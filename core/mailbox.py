@@ -108,6 +108,12 @@ class Taken:
     near: str
     entries: list[Entry]
     unreadable: list[Unreadable]
+    last: str = ""  # entry of all that was taken
+
+    @property
+    def mark(self) -> str:
+        """What Redis remembers this batch by."""
+        return self.suspect or self.last
 
     @property
     def is_empty(self) -> bool:
@@ -155,16 +161,17 @@ class Publication:
     """What a committed batch tells Redis.
 
     `rows`: each entry that was dealt with, and the job it stands for, if any: they leave and appear together. `earlier`:
-    jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered. `gone`: sessions that had commands,
-    but are not there. `doubt`: commands are missing, perhaps ones whose outcomes are shown already. `keep_bell`: whoever
-    publishes will look again soon, so that nobody has to ring.
+    jobs of before whose reservation this batch changed. `lifts`: see numbering.Numbered. `mark_over`: the batch's mark, if
+    nothing of it is left to be tried; else ''. `gone`: sessions that had commands, but are not there. `doubt`: commands are
+    missing, perhaps ones whose outcomes are shown already. `keep_bell`: whoever publishes will look again soon, so that nobody
+    has to ring.
     """
 
     rows: list[tuple[str, Job | None]]
     sessions: dict[int, Session]
     lifts: dict[int, Lift]
     earlier: list[Job]
-    trial_over: bool
+    mark_over: str
     pace: float
     gone: frozenset[int] = frozenset()
     doubt: bool = False
@@ -172,7 +179,7 @@ class Publication:
 
 
 def _taken(suspect: bytes, near: bytes, rows: Sequence[tuple[bytes, list[bytes]]]) -> Taken:
-    taken = Taken(suspect.decode(), near.decode(), [], [])
+    taken = Taken(suspect.decode(), near.decode(), [], [], rows[-1][0].decode() if rows else "")
     for stream_id, flat in rows:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         read = decode_entry(stream_id.decode(), fields)
@@ -253,9 +260,9 @@ class Mailbox:
         for index, (rows, earlier) in enumerate(slices):
             jobs = [job for _, job in rows if job is not None]
             touched = {job.session_id for job in (*jobs, *earlier)} & news.sessions.keys()  # a stray's session is not there
-            trial = "over" if news.trial_over and index == len(slices) - 1 else "on"
+            mark = news.mark_over if index == len(slices) - 1 else ""
             part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL]
-            part += (trial, int(news.keep_bell))
+            part += (mark, int(news.keep_bell))
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
             for session_id in touched:
                 s = news.sessions[session_id]

@@ -150,7 +150,7 @@ class Drain:
         news = applied.publications(paces, keep_bell=applied.count >= keep_from)
         left = self._mailbox.publish(news)
         self.in_doubt -= news.keys()
-        self.in_doubt |= {partition for partition, told in news.items() if not told.trial_over}
+        self.in_doubt |= {partition for partition, told in news.items() if not told.mark_over}
         reach("after_publish")
         telemetry.applied(applied.verdicts, applied.incidents)
         return {share.partition: (share.count, left[share.partition]) for share in applied.shares}

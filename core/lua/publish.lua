@@ -5,7 +5,8 @@
 -- version, and its statuses only replace ones still queued.
 --
 -- KEYS[1] the mailbox. ARGV: job TTL in seconds, idle head's TTL in seconds, bell's milliseconds, pace, channel,
--- trial ('over', or 'on' while commands are tried in portions or one by one), 1 to keep the bell though nothing is left,
+-- the mark that goes with this (the last entry of the batch; '' while its commands are tried in portions or one by one), 1 to keep
+-- the bell though nothing is left,
 -- number of entries, entry ids ...,
 -- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift, its seq) ...,
 -- number of jobs, (job id, session id, record) ...,
@@ -89,10 +90,13 @@ for _ = 1, tonumber(next_argument()) do
   if current[session] then redis.call('SET', prefix .. 'job:' .. job, record, 'XX', 'KEEPTTL') end
 end
 
-if ARGV[6] == 'over' then
-  redis.call('DEL', prefix .. 'trial')
+-- Whoever publishes late must not take away the mark of the batch that another worker has in hand by now.
+local trial = prefix .. 'trial'
+if ARGV[6] == '' then
+  redis.call('HDEL', trial, 'name', 'deaths')
 else
-  redis.call('HDEL', prefix .. 'trial', 'name', 'deaths')
+  local mark = redis.call('HGET', trial, 'until')
+  if not mark or mark == ARGV[6] then redis.call('DEL', trial) end
 end
 if ARGV[4] ~= '0' then redis.call('SET', prefix .. 'pace', ARGV[4], 'EX', 60) end
 if left == 0 and ARGV[7] == '0' then

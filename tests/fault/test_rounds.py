@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from core import crashpoints
 from core.lookout import Lookout, Sight
 from core.mailbox import BELL_MS, key
 from core.model import CONFIGURE, ConfigureArguments, partition_of_session
@@ -117,3 +118,22 @@ def test_what_one_worker_has_locked_another_goes_without(driver: Driver) -> None
     partitions = [driver.partition(session) for session in sessions]
     with driver.worker.store.batch(partitions[0]), Driver(driver.deployment) as other:
         assert other.drain.together(partitions) == {partitions[1]: (1, 0)}
+
+
+def test_who_publishes_late_leaves_the_mark_of_the_batch_that_came_after(driver: Driver) -> None:
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, "ana")
+    with Driver(driver.deployment) as other:
+
+        def meanwhile() -> None:
+            other.drain.batch(partition)  # tells what was committed, since the first one has not yet
+            receipts.extend(driver.reserve(session, "bo"))
+            other.worker.mailbox.take([partition], 10)  # and has the next in hand
+
+        crashpoints.arm("after_commit", meanwhile)
+        driver.drain.batch(partition)
+        assert driver.redis.exists(key(partition, "trial"))
+        driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 2
+    driver.check(receipts)

@@ -165,7 +165,7 @@ class MemoryRedis:
     def publish(self, prefix: str, mailbox: str, *arguments: Any) -> int:
         """publish.lua"""
         rest = iter(arguments)
-        ttl, idle, bell_ms, pace, _channel, trial, keep_bell = islice(rest, 7)
+        ttl, idle, bell_ms, pace, _channel, mark, keep_bell = islice(rest, 7)
         waiting = self.get(mailbox) or {}
         removed = [waiting.pop(entry, None) for entry in list(islice(rest, next(rest)))]
         removed = [entry for entry in removed if entry is not None]
@@ -181,10 +181,10 @@ class MemoryRedis:
         for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
             if current[session] and self.get(f"{prefix}job:{job}") is not None:
                 self.values[f"{prefix}job:{job}"] = record
-        if trial == "over":
-            self._delete(f"{prefix}trial")
-        else:
+        if not mark:
             self._hdel(f"{prefix}trial", "name", "deaths")
+        elif (self.get(f"{prefix}trial") or {}).get("until", mark) == mark:
+            self._delete(f"{prefix}trial")
         self._set(f"{prefix}pace", pace.encode(), 60_000)
         if waiting or keep_bell:
             self._set(f"{prefix}bell", "1", bell_ms)

@@ -87,9 +87,13 @@ class Side:
         entries = [(self.number(e.stream_id), msgspec.structs.replace(e.command, accepted_at=0)) for e in taken.entries]
         return self.number(taken.suspect), self.number(taken.near), entries, taken.way
 
-    def publish(self, rows: list[tuple[int, Job | None]], *news: Any) -> int:
-        """As a drain publishes; entries by number."""
-        return self.mailbox.publish({0: Publication([(self._entries[number], job) for number, job in rows], *news)})[0]
+    def publish(
+        self, rows: list[tuple[int, Job | None]], sessions: Any, lifts: Any, earlier: Any, over: int | None, *news: Any
+    ) -> int:
+        """As a drain publishes; entries by number, also the one that its mark names."""
+        mark = "" if over is None else self._entries[over]
+        found = [(self._entries[number], job) for number, job in rows]
+        return self.mailbox.publish({0: Publication(found, sessions, lifts, earlier, mark, *news)})[0]
 
     def name(self, number: int) -> int:
         """As a drain names."""
@@ -234,7 +238,8 @@ class Script:
         told = {job.session_id for job in (*(job for _, job in rows if job), *earlier)}
         sessions = {session_id: self._session(session_id) for session_id in sorted(told)}
         lifts = {session_id: Lift(rng.randint(1, 4), rng.randint(1, 12)) for session_id in sorted(told) if rng.random() < 0.5}
-        over, gone = rng.random() < 0.5, frozenset({3} if rng.random() < 0.05 else ())
+        over = rng.choice([None, None, *numbers[-1:], *sorted(self.waiting)[-1:]])
+        gone = frozenset({3} if rng.random() < 0.05 else ())
         return lambda side: side.publish(rows, sessions, lifts, earlier, over, 12.5, gone)
 
     def _done(self) -> Job:
@@ -290,9 +295,9 @@ def test_what_was_done_before_a_doubt_is_looked_up(sides: list[Side]) -> None:
         side.accept(jobs)
         for number, (job, doubt) in enumerate([(before, False), (after, True)]):
             done = msgspec.structs.replace(job, seq=number + 1, outcome="sold_out")
-            side.publish([], {}, {}, [], True, 1.0, frozenset(), doubt)
+            side.publish([], {}, {}, [], 0, 1.0, frozenset(), doubt)
             let_the_clock_move()
-            side.publish([(number, done)], {1: Session(1, 5, version=2 + number, last_seq=number + 1)}, {}, [], True, 1.0)
+            side.publish([(number, done)], {1: Session(1, 5, version=2 + number, last_seq=number + 1)}, {}, [], 1, 1.0)
             let_the_clock_move()
         told.append([side.accept(jobs, keyed=True), side.accept(jobs), side.look()])
     assert told[1] == told[0]
