@@ -61,7 +61,9 @@ class _Exit:
 
     def write(self, data: bytes) -> None:
         """Send, but such a head only with what follows it."""
-        if self._head:
+        if self.is_closing():  # its client has gone, which uvicorn tells the newest of several requests only
+            self._head = b""
+        elif self._head:
             head, self._head = self._head, b""
             self._transport.writelines((head, data) if data else (head,))
         elif data.startswith(ANSWERS) and LENGTH in data:

@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import uvloop
 
 from api.protocol import GuardedProtocol
 from core.bootstrap import worker_services
@@ -41,7 +42,7 @@ def serve(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serve:
             async with Serving(on, monkeypatch, **settings) as serving:
                 await what(serving)
 
-        asyncio.run(whole())
+        uvloop.run(whole())  # as gunicorn runs it
 
     return run
 
@@ -315,6 +316,37 @@ def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
             while len(serving.notes) < 3:  # the session, and two commands
                 await asyncio.sleep(0.01)
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
+
+    serve(run)
+
+
+@pytest.mark.parametrize("way", [[], [FALCONS_WAY]])
+def test_who_leaves_before_several_answers_is_no_error(serve: Serve, caplog: pytest.LogCaptureFixture, way: list[str]) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            accept, arrived, gate = serving.services.door._grouped._call, asyncio.Event(), asyncio.Event()
+
+            async def accept_later(knocks: Any) -> Any:
+                arrived.set()
+                await gate.wait()
+                return await accept(knocks)
+
+            serving.services.door._grouped._call = accept_later
+            state = serving.server.server_state
+            async with serving.connection() as hasty:
+                hasty.writer.write(b"".join([post(path, somebody(), *way) for _ in range(3)]))
+                await arrived.wait()
+                (protocol,) = [found for found in state.connections if found.pipeline]
+                protocol.transport.abort()  # a reset by the other side, while nobody reads
+            while protocol in state.connections:
+                await asyncio.sleep(0.01)
+            gate.set()
+            while len(serving.notes) < 3 or state.tasks:  # the session, and two commands
+                await asyncio.sleep(0.01)
+            assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
+        assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
     serve(run)
 
