@@ -42,8 +42,8 @@ class Costs:
         return self.worker_us + self.postgres_us
 
 
-HOT = Costs(api_us=185, worker_us=75, postgres_us=40, valkey_us=55)
-MANY = Costs(api_us=250, worker_us=215, postgres_us=160, valkey_us=130)  # 1,000 sessions, evenly
+HOT = Costs(api_us=80, worker_us=27, postgres_us=28, valkey_us=47)
+MANY = Costs(api_us=93, worker_us=42, postgres_us=41, valkey_us=82)  # 1,000 sessions, evenly
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +218,7 @@ def simulated_table(costs: Costs, seed: int, seconds: float) -> list[str]:
     tried = [(f"{n:,} a minute, Zipf 0.8", plan(costs, n / 60), n / 60, 0.8) for n in (250_000, 1_000_000)]
     tried.append(("1,000,000, 16 partitions", replace(million, partitions=16), 1_000_000 / 60, 0.8))
     tried.append(("1,000,000, Zipf 1.5: one session has 4 in 10", million, 1_000_000 / 60, 1.5))
+    tried.append(("1,000,000, Zipf 3: one session has 8 in 10", million, 1_000_000 / 60, 3.0))
     for name, given, per_second, skew in tried:
         r = simulate(costs, given, per_second, seed, seconds, 10_000, skew)
         shares = " | ".join(f"{r.busy[part]:.2f}" for part in ("API", "workers", "Valkey", "Postgres"))

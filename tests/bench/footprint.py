@@ -35,11 +35,15 @@ def idle(bench: Bench) -> None:
     """The share of one core that all processes together take while nothing is asked of them."""
     if not PROC.exists():
         return
+    bench.stage.tidy_up()
     time.sleep(REST_SECONDS)
     started, before = time.monotonic(), processor_seconds(bench)
     time.sleep(bench.size.idle_seconds)
-    used = sum(after - before[name] for name, after in processor_seconds(bench).items())
-    bench.note("idle", 100 * used / (time.monotonic() - started), "% of a core")
+    used = {name: after - before[name] for name, after in processor_seconds(bench).items()}
+    seconds = time.monotonic() - started
+    for name, own in used.items():
+        bench.note(f"idle {name}", 100 * own / seconds, "% of a core")
+    bench.note("idle", 100 * sum(used.values()) / seconds, "% of a core")
 
 
 def processor_seconds(bench: Bench) -> dict[str, float]:

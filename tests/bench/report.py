@@ -57,6 +57,7 @@ SIZES = (
     ("bytes finished", "Redis per finished job", "bytes"),
     ("bytes stored", "Postgres per reservation, with its ledger row and all indexes", "bytes"),
     ("idle", "idle, all processes together", "% of a core"),
+    *((f"idle {name}", f"… {name}", "% of a core") for name in ROOTS),
 )
 
 

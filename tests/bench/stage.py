@@ -333,6 +333,11 @@ class Stage:
             until(lambda: not redis.info("persistence")["aof_rewrite_in_progress"], DRAINED_SECONDS, "the AOF is rewritten")
         self.aforo.trim()
 
+    def tidy_up(self) -> None:
+        """Settle, and have done what Postgres would come to by itself for what was written, at a time of its own choosing."""
+        self.settle()
+        self.aforo.books.rows("VACUUM ANALYZE sessions, reservations, jobs")
+
     def settings(self) -> dict[str, dict[str, str]]:
         """What this runs with, read back from the servers. Raises BenchFailed where durability is not what it must be."""
         postgres = {name: self.aforo.books.rows(f"SHOW {name}")[0][0] for name in POSTGRES_SHOWN}
