@@ -61,6 +61,11 @@ FROM (SELECT %(first)s + n %% %(sessions)s AS id, count(*) AS made
       FROM generate_series(%(start)s::bigint, %(end)s::bigint - 1) AS n GROUP BY 1) AS w
 WHERE s.id = w.id"""
 
+# Room in the sequence for so many; one after the other, for raising it takes two steps.
+POSITIONS = """
+WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(1))
+SELECT setval('positions', nextval('positions') + 32 * %s::bigint) - 32 * %s::bigint FROM turn"""
+
 BEGIN_IDS = "SELECT setval('sessions_id_seq', greatest(last_value, %s)) FROM sessions_id_seq"
 APPLIED = "SELECT count(*) FROM jobs WHERE session_id BETWEEN %s AND %s AND seq > 0"
 APPLIED_FAST = "SELECT coalesce(sum(last_seq), 0)::bigint FROM sessions WHERE id BETWEEN %s AND %s"
@@ -115,7 +120,7 @@ class Books:
     def filling(self, block: Block, chunk: int, reservations: int | None = None) -> Iterator[int]:
         """The same, or without end, each chunk in a transaction; yields how many there are so far."""
         most = reservations or MOST
-        position = self.rows("SELECT setval('positions', nextval('positions') + 32 * %s::bigint) - 32 * %s::bigint", (most, most))
+        position = self.rows(POSITIONS, (most, most))
         values = {"first": block.first, "sessions": block.count, "position": position[0][0]}
         for start in range(0, most, chunk):
             values |= {"start": start, "end": min(start + chunk, most)}

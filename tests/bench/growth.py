@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import random
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.bench.arithmetic import percentile, spread
 from tests.bench.bench import Bench
@@ -69,15 +69,10 @@ def _grow(aforo: Aforo, blocks: list[Block], reservations: int, sessions: int) -
     new = sessions - sum(block.count for block in blocks)
     each = max(1, new // FILLERS)
     missing = max(0, reservations - before)
-    threads = []
-    for _ in range(FILLERS):
-        block = aforo.books.sessions(each)
-        blocks.append(block)
-        threads.append(threading.Thread(target=_fill, args=(aforo, block, missing // FILLERS)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    added = [aforo.books.sessions(each) for _ in range(FILLERS)]
+    blocks += added
+    with ThreadPoolExecutor(FILLERS) as fillers:
+        list(fillers.map(lambda block: _fill(aforo, block, missing // FILLERS), added))  # raises what they raise
     aforo.books.rows("VACUUM ANALYZE sessions, reservations, jobs")
 
 
