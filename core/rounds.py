@@ -132,10 +132,10 @@ class Rounds:
             self._sleep(LINGER_LEAST_SECONDS)
 
     def _leave(self, stint: _Stint) -> None:
-        """Let bells ring again, and ring at once for what is left where this one was at it; elsewhere somebody else is."""
+        """Let bells ring again, and ring at once for what is left: it may have come while this one kept its bell. Where somebody
+        else is at it, one wake-up for nothing in a stint costs little."""
         for partition in self._lookout.release(stint.around):
-            if partition in stint.served:
-                self._ring(partition)
+            self._ring(partition)
 
     def _linger(self) -> float:
         return min(max(LINGER_BATCHES * self._batch_seconds, LINGER_LEAST_SECONDS), LINGER_MOST_SECONDS)
@@ -152,14 +152,12 @@ class _Stint:
         self.looked = begun - WATCH_SECONDS
         self.is_done = False  # the last batch left nothing
         self.is_calm = False  # nor had anything waited for it: what comes next can be waited for without another look
-        self.served: set[int] = set()
         self._asked: dict[int, float] = {}
 
     def note(self, partitions: Sequence[int], found: Mapping[int, tuple[int, int]], at: float) -> None:
         """A batch is done."""
         for partition in partitions:
             self._asked[partition] = at
-        self.served |= found.keys()
         self.dealt_with += sum(count for count, _ in found.values())
         self.is_done = bool(found) and not any(left for _, left in found.values())
 

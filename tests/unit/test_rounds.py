@@ -189,6 +189,19 @@ def test_somebody_is_woken_for_each_partition_in_which_something_is_left(lanes: 
     assert set(lanes.rung[-2:]) == {0, 1}
 
 
+def test_somebody_is_woken_for_what_came_at_the_very_end_where_nothing_was_before(lanes: Lanes) -> None:
+    lanes.send(0, 1)
+    released = lanes.release
+
+    def release(partitions: Sequence[int]) -> list[int]:
+        lanes.send(2, 1)  # its bell is kept, so whoever sent it did not ring
+        return released(partitions)
+
+    lanes.release = release  # type: ignore[method-assign]
+    assert lanes.rounds(0) == 1
+    assert lanes.rung == [2]
+
+
 def test_of_many_partitions_only_those_around_are_looked_at() -> None:
     lanes = Lanes(partitions=3 * AROUND)
     for partition in (AROUND, 2 * AROUND):
@@ -228,4 +241,7 @@ def test_bells_are_released_also_when_postgres_goes_away(lanes: Lanes) -> None:
     lanes.together = together  # type: ignore[method-assign]
     with pytest.raises(ConnectionError):
         lanes.rounds(0)
-    assert (lanes.bells - {1}, lanes.rung) == (set(), [])  # the sweeper will look
+    assert (lanes.bells - {1}, lanes.rung) == (set(), [1])
+    with pytest.raises(ConnectionError):
+        lanes.rounds(1)
+    assert lanes.rung == [1]  # who comes and can do nothing calls nobody: the sweeper will look
