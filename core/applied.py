@@ -129,5 +129,3 @@ def _failed(c: Command, applied_at: int) -> Job:
     """The job of a command that was set aside for want of its session: it was accepted, so it has an outcome."""
     fields = (c.job_id, c.kind, c.session_id, c.client, c.body_hash, c.seq, c.accepted_at)
     return Job(JOB_FORMAT, *fields, QUARANTINED, applied_at)
-
-

@@ -400,4 +400,3 @@ async def async_nodes_of(client: redis.asyncio.Redis) -> list[redis.asyncio.Redi
 async def pool_of(client: redis.asyncio.Redis, name: str) -> redis.asyncio.ConnectionPool:
     """The connections to the server that has a key."""
     return await client.pool(name) if isinstance(client, AsyncCluster) else client.connection_pool
-

@@ -41,7 +41,6 @@ class _Ours:
                 raise redis.ConnectionError(str(exc)) from exc
             raise
 
-
     @property
     def is_clean(self) -> bool:
         """Whether it is open, as far as is known, and nothing is left on it that nobody read."""

@@ -17,6 +17,7 @@ from core.numbering import Incident
 
 _json = msgspec.json.Encoder().encode
 
+
 def reservation_line(r: Reservation) -> str:
     """A line of COPY_RESERVATIONS."""
     fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
@@ -121,4 +122,3 @@ def _or_null(value: object) -> str:
 def time_text(ms: int | None) -> str:
     """A moment as Postgres reads it, or what stands for none."""
     return "\\N" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
-

@@ -84,7 +84,6 @@ INCIDENTS = Counter("aforo_incidents_total", "What only lost data can cause: loo
 DOORBELL_FAILURES = Counter("aforo_doorbell_failures_total", "Wake-ups that the broker did not take; the sweeper covers them.")
 
 
-
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What was applied in a while: outcomes by kind and name, and how many took how long, by the buckets of LATENCY_SECONDS."""

@@ -354,5 +354,3 @@ def job_of(row: Sequence[Any]) -> tuple[Job, Known]:
         tuple([JobReservation(id_, session_id, status, seats) for id_, status, seats in party or ()]),
     )
     return job, Known(job_id, session_id, seq, accepted_seq, accepted_at)
-
-

@@ -91,7 +91,6 @@ class Ready:
             return _check(False, "its settings cannot be read")
         return _check(not wrong, "; ".join(wrong) or "every accepted command is on disk before its 202")
 
-
     async def _partitions(self) -> dict[str, Any]:
         """Whether their number is being changed, and Redis goes by the same as Postgres."""
         try:

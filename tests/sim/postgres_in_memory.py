@@ -234,4 +234,3 @@ def _seq(row: Row) -> tuple[int, int]:
 
 def _id(row: Reservation) -> int:
     return row.id
-
