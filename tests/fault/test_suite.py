@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +16,9 @@ import tests.fault.suite.cases  # noqa: F401  registers them
 from tests.conftest import temporary_folder
 from tests.fault.suite.case import CASES, carry_out
 from tests.fault.suite.report import table
+from tests.support.processes import ROOT, children_of
 from tests.support.stack import Servers
+from tests.support.waiting import until
 
 SEED = 1
 CHOSEN = [name for name, found in CASES.items() if found.in_tests is not None]
@@ -44,3 +51,25 @@ def spare() -> Iterator[Callable[[], Servers]]:
 
 def shared(servers: Servers) -> Callable[[], Servers]:
     return lambda: servers
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_suite_that_is_broken_off_leaves_no_server_and_no_folder_behind(number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "tests.fault.suite", "--case", "worker-crash"]
+    with temporary_folder("broken-off") as folder:
+        suite = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
+        try:
+            started = until(lambda: len(found := below(suite.pid)) > 8 and found, 60, "the stack")
+            suite.send_signal(number)
+            assert suite.wait(60) == 128 + number
+        finally:
+            suite.kill()
+            suite.wait()
+        until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()], 10, "their end")
+        assert list(folder.iterdir()) == []
+
+
+def below(pid: int) -> list[int]:
+    """All processes that this one has started, and that these have."""
+    return [found for child in children_of(pid) for found in (child, *below(child))]

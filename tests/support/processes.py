@@ -25,8 +25,12 @@ class Running:
     def start(self) -> None:
         """Start it (again) and wait until it is ready."""
         self.process = launch(self.program, self.log)
-        if self.program.is_ready is not None:
-            until(self._is_ready_or_dead, 60, f"{self.program.name} is ready; its log: {self.log}")
+        try:
+            if self.program.is_ready is not None:
+                until(self._is_ready_or_dead, 60, f"{self.program.name} is ready; its log: {self.log}")
+        except BaseException:  # also whoever breaks it off: nobody else knows of it yet
+            self.kill()
+            raise
 
     @property
     def pid(self) -> int:

@@ -82,11 +82,12 @@ class Servers:
         servers = (localstack.postgres(home), localstack.valkey(home))
         self.database_url, self.redis_url = (server.url for server in servers)
         self.owner_url, self.redis_owner_url = (server.owner_url for server in servers)
-        self._running = ExitStack()
-        self.postgres, self.valkey = (self._run(server.program) for server in servers)
-        self._admin("CREATE DATABASE " + TEMPLATE)
-        template = self._deployment(TEMPLATE, 0)
-        migrations.upgrade(template.settings(owner_url=template.owner_url))
+        with ExitStack() as self._running:
+            self.postgres, self.valkey = (self._run(server.program) for server in servers)
+            self._admin("CREATE DATABASE " + TEMPLATE)
+            template = self._deployment(TEMPLATE, 0)
+            migrations.upgrade(template.settings(owner_url=template.owner_url))
+            self._running = self._running.pop_all()
 
     def deployment(self, first_key: str | None = None) -> Deployment:
         """A new migrated database, and a Redis database that nobody else has, empty. Give it back with `drop`."""
@@ -151,10 +152,11 @@ class Stack:
             "AFORO_METRICS_DIR": str(metrics),
             **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
         }
-        self._running = ExitStack()
-        self.api = self._run(replace(self._api_program(), is_ready=self.is_ready), folder)
-        self.worker = self._run(worker_program(self.environment), folder)
-        self.sweeper = self._run(sweeper_program(self.environment), folder)
+        with ExitStack() as self._running:
+            self.api = self._run(replace(self._api_program(), is_ready=self.is_ready), folder)
+            self.worker = self._run(worker_program(self.environment), folder)
+            self.sweeper = self._run(sweeper_program(self.environment), folder)
+            self._running = self._running.pop_all()
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="a part of the full size")
     parser.add_argument("--minutes", type=float, default=5.0, help="how long the soak lasts")
     asked = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # so that servers and folders go away then, too
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     chosen = [CASES[name] for name in asked.case] if asked.case else [found for found in CASES.values() if not found.apart]
     print(f"{len(chosen)} cases, seed {asked.seed}. {report.machine()}", flush=True)
     started = time.monotonic()
