@@ -114,8 +114,10 @@ class WorkerServices:
         self.store.dispose()
 
 
-def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServices:
-    """Wire the draining side. Call it after fork: it owns connections."""
+def worker_services(
+    loaded: Settings, app: Celery | None = None, is_leaving: Callable[[], bool] = lambda: False
+) -> WorkerServices:
+    """Wire the draining side. Call it after fork: it owns connections. `is_leaving()`: whether the process is asked to end."""
     engine = create_engine(loaded.database_url, WORKER_CONNECTIONS, pre_ping=False)  # a drain is tried again anyway
     store, queries, client = Store(engine), Queries(engine), connect(loaded.redis_url)
     store.deployment(loaded.asked_partitions)
@@ -124,7 +126,7 @@ def worker_services(loaded: Settings, app: Celery | None = None) -> WorkerServic
     mailbox = Mailbox(client, loaded.job_ttl_seconds)
     doorbell = Doorbell(app or celery_app(loaded.celery_broker))
     drain = Drain(store, mailbox, loaded.batch_size, doorbell.ring)
-    rounds = Rounds(drain, Lookout(client), lanes, doorbell.ring)
+    rounds = Rounds(drain, Lookout(client), lanes, doorbell.ring, is_leaving=is_leaving)
     recheck = _recheck(lanes, Claims(client, lanes, loaded.job_ttl_seconds), store, queries)
     return WorkerServices(loaded, mailbox, drain, rounds, store, doorbell, recheck, arrangements, lanes)
 

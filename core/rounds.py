@@ -52,13 +52,16 @@ class Rounds:
         ring: Callable[[int], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        is_leaving: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_leaving()`: whether this process is asked to end, so that nobody should stay."""
         self._drain = drain
         self._lookout = lookout
         self._partitions = partitions
         self._ring = ring
         self._clock = clock
         self._sleep = sleep
+        self._is_leaving = is_leaving
         self._batch_seconds = 0.0
 
     def __call__(self, partition: int) -> int:
@@ -72,7 +75,7 @@ class Rounds:
         if not stint.dealt_with:
             return 0
         try:
-            while self._clock() < stint.begun + STINT_SECONDS and self._turn(stint):
+            while not self._is_leaving() and self._clock() < stint.begun + STINT_SECONDS and self._turn(stint):
                 pass
         finally:
             self._leave(stint)

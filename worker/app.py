@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 from typing import Any
 
 from celery import signals
@@ -16,6 +17,7 @@ GC_THRESHOLDS = (20_000, 50, 50)
 
 _settings = prepare("worker")
 app = celery_app(_settings.celery_broker)
+_leaving = mmap.mmap(-1, 1)  # the pool's processes are forked later, and see what is written here
 _services: WorkerServices | None = None
 _pulse: Pulse | None = None
 
@@ -24,7 +26,7 @@ def services() -> WorkerServices:
     """This process's services, wired at first use."""
     global _services
     if _services is None:
-        _services = worker_services(_settings)
+        _services = worker_services(_settings, is_leaving=is_leaving)
         gc.collect()
         gc.freeze()  # what was imported stays; looking through it again took a tenth of a worker's time
         gc.set_threshold(*GC_THRESHOLDS)
@@ -34,6 +36,17 @@ def services() -> WorkerServices:
 @signals.setup_logging.connect
 def _keep_our_logging(**_: Any) -> None:
     """Connected so that Celery leaves the root logger alone."""
+
+
+def is_leaving() -> bool:
+    """Whether this worker, of which we are a process, is asked to end."""
+    return _leaving[0] != 0
+
+
+@signals.worker_shutting_down.connect
+def _leave(**_: Any) -> None:
+    """Celery waits for tasks to end, and does not tell them: while commands keep coming, one would stay for seconds."""
+    _leaving[0] = 1
 
 
 @signals.worker_process_init.connect

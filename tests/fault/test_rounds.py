@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+
 from core import crashpoints
 from core.lookout import Lookout, Sight
 from core.mailbox import BELL_MS, key
 from core.model import CONFIGURE, ConfigureArguments, partition_of_session
 from tests.support.driving import Driver
+from tests.support.processes import ROOT, python_program
+
+LEAVES = """
+import os, sys
+from celery import signals
+from worker import app
+read, write = os.pipe()
+child = os.fork()
+if child == 0:
+    os.read(read, 1)  # until the first process was told
+    print(app.services().rounds(int(sys.argv[1])), flush=True)
+    os._exit(0)
+signals.worker_shutting_down.send(sender="test", sig="SIGTERM", how="Warm", exitcode=0)
+os.write(write, b"x")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
 
 def sessions_apart(driver: Driver, count: int) -> list[int]:
@@ -137,3 +155,13 @@ def test_who_publishes_late_leaves_the_mark_of_the_batch_that_came_after(driver:
         driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed"] * 2
     driver.check(receipts)
+
+
+def test_a_worker_that_is_to_end_tells_the_processes_of_its_pool(driver: Driver) -> None:
+    session = driver.new_session(capacity=100)
+    driver.reserve(session, *names(35))
+    environment = {**driver.deployment.environment, "AFORO_BATCH_SIZE": "10"}
+    program = python_program("leaves", environment, "-c", LEAVES, str(driver.partition(session)))
+    done = subprocess.run(program.command, env=program.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("10\n", 0), done.stderr  # the batch under way, and then it goes
+    assert driver.redis.exists(key(driver.partition(session), "bell"))

@@ -30,7 +30,10 @@ class Lanes:
         self.rung: list[int] = []
         self.looks = 0
         self.slept = 0.0
-        self.rounds = Rounds(self, self, partitions, self.rung.append, lambda: self.now, self.sleep)
+        self.leaves_at = float("inf")
+        self.rounds = Rounds(
+            self, self, partitions, self.rung.append, lambda: self.now, self.sleep, lambda: self.now >= self.leaves_at
+        )
 
     def send(self, partition: int, count: int, every: float = 0.0, start: float = 0.0) -> None:
         self.comes[partition] += [self.now + start + number * every for number in range(count)]
@@ -172,6 +175,17 @@ def test_what_a_worker_has_not_finished_it_goes_on_with_though_its_mark_is_there
     lanes.taken.add(0)  # the mark of the batch over which somebody died
     lanes.in_doubt.add(0)
     assert lanes.rounds(0) == 3 * BATCH
+
+
+def test_who_is_asked_to_leave_goes_after_the_batch_under_way_and_rings_for_what_is_left(lanes: Lanes) -> None:
+    lanes.send(0, 20_000, every=0.0005)
+    lanes.leaves_at = lanes.now + 1
+    lanes.rounds(0)
+    assert 1 <= lanes.now - 100 < 1.1 < STINT_SECONDS
+    lanes.now += 0.01
+    assert lanes.rounds(0) > 0  # one batch for whoever rings, and no more
+    assert lanes.now - 100 < 1.2
+    assert len(lanes.rung) == 2
 
 
 def test_a_stint_ends_and_somebody_is_woken_for_what_is_left(lanes: Lanes) -> None:
