@@ -259,7 +259,7 @@ class ApiServices:
         reader = PageReader(self.session_now, partial(self.in_thread, self.queries.session))
         pages: Feed[int, PageNow] = Feed(reader, prefix_of_session, turns=turns)
         self.streams = Streams(jobs, sessions, pages, operating, self._is_valid)
-        self.followers = Followers(self._subscriber, self.job, self.streams)
+        self.followers = Followers(self._subscriber, self.projections.outcome.post, self.job, self.streams)
         limits_client = connect_async(loaded.redis_url, max_connections=1)
         self.limiter = Limiter(limits_client, loaded.rate_per_key, loaded.rate_per_address)
         words_client = connect_async(loaded.redis_url, max_connections=1)

@@ -258,19 +258,28 @@ class Turnstile:
         self._limit = limit
         self._inside: dict[str, int] = {}
 
+    def enter(self, caller: str) -> bool:
+        """Whether there is a place for this caller; if so it is taken until `leave`."""
+        inside = self._inside.get(caller, 0)
+        if inside >= self._limit:
+            return False
+        self._inside[caller] = inside + 1
+        return True
+
+    def leave(self, caller: str) -> None:
+        """Give a place back."""
+        left = self._inside[caller] - 1
+        if left:
+            self._inside[caller] = left
+        else:
+            del self._inside[caller]
+
     @contextmanager
     def place(self, caller: str) -> Iterator[bool]:
         """Whether there is a place for this caller; if so it is taken for as long as the context lasts."""
-        inside = self._inside.get(caller, 0)
-        if inside >= self._limit:
-            yield False
-            return
-        self._inside[caller] = inside + 1
+        is_inside = self.enter(caller)
         try:
-            yield True
+            yield is_inside
         finally:
-            left = self._inside[caller] - 1
-            if left:
-                self._inside[caller] = left
-            else:
-                del self._inside[caller]
+            if is_inside:
+                self.leave(caller)

@@ -29,7 +29,18 @@ from core.mailbox import (
     script,
     session_head,
 )
-from core.model import CONFIRMED, SOLD_OUT, WAITLISTED, Frozen, Job, Session, partition_of_job, partition_of_session
+from core.model import (
+    CANCELLED,
+    CONFIRMED,
+    OF_ANOTHER,
+    SOLD_OUT,
+    WAITLISTED,
+    Frozen,
+    Job,
+    Session,
+    partition_of_job,
+    partition_of_session,
+)
 
 READ_LIMIT = 512
 
@@ -88,6 +99,7 @@ class Projections:
         self._put_head = client.register_script(script("head"))
         self._changed = client.register_script(script("changed"))
         self.job: Grouped[str, Job | None] = Grouped(self._jobs, READ_LIMIT)
+        self.outcome: Grouped[tuple[str, int | None], tuple[Job | None, str | None]] = Grouped(self._outcomes, READ_LIMIT)
         self.head: Grouped[int, Head | None] = Grouped(self._heads, READ_LIMIT)
         self._creation: Grouped[None, bytes] = Grouped(self._creations, READ_LIMIT)
         self.traffic: Grouped[int, Traffic] = Grouped(self._traffic, READ_LIMIT)
@@ -169,22 +181,31 @@ class Projections:
         ]
 
     async def _jobs(self, job_ids: Sequence[str]) -> Sequence[Job | None]:
-        partitions = [partition_of_job(job_id, self._partitions) for job_id in job_ids]
-        lanes = list(set(partitions))
+        return [job for job, _ in await self._outcomes([(job_id, None) for job_id in job_ids])]
+
+    async def _outcomes(self, asks: Sequence[tuple[str, int | None]]) -> Sequence[tuple[Job | None, str | None]]:
+        """Jobs, each with the state of the session that is named with it: read after the job was, and None if unknown."""
+        partitions = [partition_of_job(job_id, self._partitions) for job_id, _ in asks]
+        lanes, sessions = list(set(partitions)), list({session for _, session in asks if session is not None})
         pipeline = self._client.pipeline(transaction=False)
-        for partition, job_id in zip(partitions, job_ids, strict=True):
+        for partition, (job_id, _) in zip(partitions, asks, strict=True):
             pipeline.get(key(partition, f"job:{job_id}"))
         for partition in lanes:
             pipeline.pttl(key(partition, "doubt"))
+        for session in sessions:
+            pipeline.hmget(self._head_key(session), "v", "s")
         found = await self._execute(pipeline)
-        records = zip(job_ids, found, strict=False)  # the doubts come after them
-        jobs = [decode_job(record, job_id) if record else None for job_id, record in records]
-        doubts = dict(zip(lanes, found[len(job_ids) :], strict=True))
-        return await self._believed(jobs, partitions, doubts) if max(doubts.values()) > 0 else jobs
+        records = zip(asks, found, strict=False)  # the doubts come after them
+        jobs = [decode_job(record, job_id) if record else None for (job_id, _), record in records]
+        doubts = dict(zip(lanes, found[len(asks) :], strict=False))  # and the heads last
+        states = dict(zip(sessions, map(_state, found[len(asks) + len(lanes) :]), strict=True))
+        if max(doubts.values()) > 0:
+            jobs = await self._believed(jobs, partitions, doubts)
+        return [(job, None if session is None else states[session]) for job, (_, session) in zip(jobs, asks, strict=True)]
 
     async def _believed(
         self, jobs: list[Job | None], partitions: Sequence[int], doubts: dict[int, int]
-    ) -> Sequence[Job | None]:
+    ) -> list[Job | None]:
         """Without those that were done when Postgres went back: they expire before the doubt does. The ledger tells of them."""
         pipeline = self._client.pipeline(transaction=False)
         for partition, job in zip(partitions, jobs, strict=True):
@@ -222,6 +243,22 @@ class Projections:
             return await pipeline.execute()
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+
+
+def _state(fields: Sequence[bytes | None]) -> str | None:
+    """A session's state from the fields v and s of its head, as `session_head` has it."""
+    version, state = fields
+    return None if version is None else "open" if state is None else state.decode()
+
+
+def counts_as_it_is(job: Job, session_state: str | None) -> bool:
+    """Whether this is all there is to tell of a decided job; else it takes ApiServices.as_it_counts, or waitlist_position."""
+    if job.outcome in OF_ANOTHER:
+        return False
+    held = (job.reservation, *job.party) if job.reservation else job.party
+    if all(one.status == CANCELLED for one in held):
+        return True
+    return session_state not in (None, CANCELLED) and all(one.status != WAITLISTED for one in held)
 
 
 class Forecast(Frozen):
