@@ -132,13 +132,17 @@ OF_STATUS = {
 
 def problem(resp: falcon.asgi.Response, status: int, code: str, title: str, detail: str, language: str, **more: Any) -> None:
     """Render one problem; `detail` is in `language`."""
-    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail}
-    body["request_id"] = telemetry.request_id.get()
     resp.status = status
     resp.content_type = PROBLEM
     resp.set_header("Content-Language", language)
     resp.append_header("Vary", "Accept-Language")
-    resp.data = msgspec.json.encode({**body, **more})
+    resp.data = problem_body(status, code, title, detail, telemetry.request_id.get(), **more)
+
+
+def problem_body(status: int, code: str, title: str, detail: str, request_id: str | None, **more: Any) -> bytes:
+    """What a problem says."""
+    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": detail, "request_id": request_id}
+    return msgspec.json.encode({**body, **more})
 
 
 def _answer(req: Any, resp: Any, status: int, code: str, title: str, detail: str, language: str, **more: Any) -> None:
@@ -167,16 +171,20 @@ def plain_problem(kind: type[errors.AforoError], accept_language: str, headers: 
 def told(exc: errors.AforoError, language: str, request_id: str | None) -> bytes:
     """The body of an answer that the application has no part in."""
     status, code, title = TABLE[type(exc)]
-    body = {"type": "about:blank", "title": title, "status": status, "code": code, "detail": messages.detail(exc, language)}
-    return msgspec.json.encode({**body, "request_id": request_id})
+    return problem_body(status, code, title, messages.detail(exc, language), request_id)
+
+
+def refused(job: Job, language: str) -> tuple[int, str, str, str]:
+    """Status, code, title and detail of a refused outcome: 404 for a reservation that is not there, 409 for all else."""
+    code = job.outcome or ""
+    title, detail = messages.translated(messages.REFUSED, language), messages.sentence(code, language) or ""
+    return 404 if code == NOT_FOUND else 409, code, title, detail
 
 
 def refusal(req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job, rendered_job: Any) -> None:
-    """Render a refused outcome: 404 for a reservation that is not there, 409 for all else."""
-    status, code = 404 if job.outcome == NOT_FOUND else 409, job.outcome or ""
+    """Render a refused outcome."""
     spoken = messages.language(req)
-    title, detail = messages.translated(messages.REFUSED, spoken), messages.sentence(code, spoken) or ""
-    problem(resp, status, code, title, detail, spoken, job=rendered_job)
+    problem(resp, *refused(job, spoken), spoken, job=rendered_job)
 
 
 async def on_aforo_error(req: Any, resp: falcon.asgi.Response, exc: errors.AforoError, _params: Any) -> None:

@@ -20,6 +20,7 @@ _CLIENTS_OWN = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _ID = "(?:[0-9]{1,19}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 FLUSH_SECONDS = 0.1
 REQUEST_ID = "aforo.request_id"  # in a request's scope: the id it has already
+STARTED = "aforo.started"  # in a request's scope: when it came, if it was held for long before it came to Falcon
 
 
 @lru_cache
@@ -99,7 +100,7 @@ class Observe:
         """Take over the client's X-Request-Id, or make one."""
         name = req.scope.get(REQUEST_ID) or request_id(req.get_header("X-Request-Id"))
         telemetry.request_id.set(name)
-        req.context.started = time.monotonic()
+        req.context.started = req.scope.get(STARTED) or time.monotonic()
         req.context.job_id = None
         resp.set_header("X-Request-Id", name)
         resp.set_header("Cache-Control", "no-store")  # unless a resource knows better

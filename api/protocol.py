@@ -121,6 +121,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: type[AforoError] | None = None  # to be told after the answers that are due before it
         self._intake: Callable[[GuardedProtocol, RequestResponseCycle], bool] | None = self.app_state.get(INTAKE)
         self._held: RequestResponseCycle | None = None  # a request whose body may come with its head
+        self.left: Callable[[], None] | None = None  # called when the client has gone: set by whoever keeps it waiting
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody connects: let in, or sent away."""
@@ -140,6 +141,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """It is gone."""
         self._interrupt()
         self._end_stream()
+        if self.left is not None:
+            self.left()
         super().connection_lost(exc)
         self._exit.forget()
         self._whole = None
@@ -258,6 +261,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def pass_on(self, cycle: RequestResponseCycle) -> None:
         """Let the application answer."""
         super()._start_asgi_task(cycle, self.app)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nobody is there to be answered."""
+        return self.transport.is_closing()
 
     def answer(self, cycle: RequestResponseCycle, status: int, fields: bytes, body: bytes) -> None:
         """Answer a request that was taken in (api/intake.py), unless its client is gone; `fields` are header lines."""

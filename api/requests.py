@@ -25,12 +25,13 @@ END: Final = "aforo.end"  # in a request's scope: what to call when the client i
 COOKIE: Final = "aforo_console"
 ENDED: Final = "aforo.ended"  # one of them has happened
 FAILED: Final = "aforo.failed"  # in a request's scope: the error that it met before it came to Falcon
+ACCEPTED: Final = "aforo.accepted"  # in a request's scope: its receipt, its decided job and how long that was waited for
 INTAKE: Final = "aforo.intake"  # in the server's state: what takes commands in ahead of Falcon; see api/intake.py
 WHOLE: Final = "aforo.whole"  # in a request's scope: sends a whole answer at once, if it can; see api/protocol.py
 _ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 KEY: Final = re.compile(r"[A-Za-z0-9_-]{8,128}", re.ASCII)
-_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;.*)?', re.ASCII | re.IGNORECASE)
+_WAIT = re.compile(r'\s*wait\s*=\s*(?:"([0-9]{1,9})"|([0-9]{1,9}))\s*(?:;[^,]*)?', re.ASCII | re.IGNORECASE)
 
 
 def session_id(text: str) -> int:
@@ -156,11 +157,13 @@ def preferred_wait(req: falcon.asgi.Request) -> int:
     header = req.get_header("Prefer")
     if header is None:
         return 0
-    for preference in header.split(","):
-        match = _WAIT.fullmatch(preference)
-        if match:
-            return min(int(match[1] or match[2]), LONGEST_WAIT_SECONDS)
-    return 0
+    return next((seconds for seconds in map(wait_of, header.split(",")) if seconds is not None), 0)
+
+
+def wait_of(preference: str) -> int | None:
+    """Seconds of one preference that is `wait=N`, as above; None for any other."""
+    match = _WAIT.fullmatch(preference)
+    return min(int(match[1] or match[2]), LONGEST_WAIT_SECONDS) if match else None
 
 
 def number(req: falcon.asgi.Request, name: str, default: int, largest: int) -> int:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.support.http import Api
+from tests.support.serving import Serve, Serving
 from tests.support.stack import Deployment, Servers, Stack
 
 
@@ -74,6 +77,20 @@ def module_stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
     """The same for all tests of a file."""
     with _stacks(servers) as start:
         yield start
+
+
+@pytest.fixture
+def serve(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Runs something with a server of its own."""
+
+    def run(what: Callable[[Serving], Awaitable[None]], on: Deployment = deployment, **settings: Any) -> None:
+        async def whole() -> None:
+            async with Serving(on, monkeypatch, **settings) as serving:
+                await what(serving)
+
+        uvloop.run(whole())  # as gunicorn runs it
+
+    return run
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import msgspec
 from api.errors import refusal
 from api.limits import patience
 from api.messages import language
-from api.requests import FAILED, idempotency_key, preferred_wait, session_id
+from api.requests import ACCEPTED, FAILED, idempotency_key, preferred_wait, session_id
 from api.schemas import (
     CancelBody,
     JobAnswer,
@@ -68,7 +68,9 @@ class Commands:
         services = self._services
         draft = services.submit.draft(kind, session, arguments, client or req.context.caller.client, idempotency_key(req))
         wait_seconds = preferred_wait(req)
-        if wait_seconds:
+        if ACCEPTED in req.scope:  # and decided before it came here: see api/intake.py
+            receipt, job, wait_seconds = req.scope[ACCEPTED]
+        elif wait_seconds:
             with patience(services, req) as wait_seconds, services.followers.waiter(draft.id) as waiter:
                 receipt = await self._accepted(req, draft, arguments)
                 job = receipt.job
@@ -121,12 +123,17 @@ class Commands:
         job = await services.as_it_counts(job)
         position = await services.waitlist_position(job)
         answer: Any = job_answer(job, services.manage_token, language(req), position=position)
-        if job.status == "failed" or job.outcome in REFUSALS:
+        if is_refused(job):
             refusal(req, resp, job, answer)
             return
         resp.append_header("Vary", "Accept-Language")
         resp.status = 201 if job.outcome in CREATED else 200
         resp.data = msgspec.json.encode(answer)
+
+
+def is_refused(job: Job) -> bool:
+    """Whether a decided job is answered by a problem."""
+    return job.status == "failed" or job.outcome in REFUSALS
 
 
 def queued_answer(receipt: Receipt, arguments: Arguments, token: Callable[[int], str], spoken: str) -> JobAnswer:

@@ -6,21 +6,19 @@ import asyncio
 import itertools
 import json
 import random
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-import uvloop
 
 from api.protocol import GuardedProtocol
 from core.bootstrap import worker_services
 from core.errors import Unavailable
 from core.keys import new_token
 from ops import keys
-from tests.support.raw import Answer, post
-from tests.support.serving import Connection, Serving
+from tests.support.raw import post
+from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told
 from tests.support.stack import Deployment, Servers
 
 SEED = 20_300_401
@@ -29,22 +27,7 @@ FIRST = new_token()
 FALCONS_WAY = "Prefer: return=minimal"  # says nothing that would change the answer
 _numbers = itertools.count(1)
 
-Serve = Callable[..., None]
 Connect = Callable[[], Awaitable[Connection]]
-
-
-@pytest.fixture
-def serve(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serve:
-    """Runs something with a server of its own."""
-
-    def run(what: Callable[[Serving], Awaitable[None]], on: Deployment = deployment, **settings: Any) -> None:
-        async def whole() -> None:
-            async with Serving(on, monkeypatch, **settings) as serving:
-                await what(serving)
-
-        uvloop.run(whole())  # as gunicorn runs it
-
-    return run
 
 
 @pytest.fixture
@@ -53,18 +36,6 @@ def guarded(servers: Servers) -> Any:
     found = servers.deployment(first_key=FIRST)
     yield found
     servers.drop(found)
-
-
-async def new_session(line: Connection, *headers: str, **fields: Any) -> int:
-    body = {"title": "A", "start_time": "2031-05-01T18:00:00Z", "end_time": "2031-05-01T20:00:00Z", "capacity": 50, **fields}
-    answer = await line.ask(post("/api/sessions/", json.dumps(body).encode(), *headers))
-    assert answer.status == 201, answer.body
-    return answer.json()["id"]
-
-
-def somebody() -> bytes:
-    number = next(_numbers)
-    return json.dumps({"name": f"Guest {number}", "email": f"guest-{number}@example.org"}).encode()
 
 
 # -- the same answers ------------------------------------------------------------------------------------------------------
@@ -120,6 +91,9 @@ class Cases:
         if chance.random() < 0.06:
             twice = ["X-Request-Id: a", "Accept-Language: es", "Content-Type: text/plain", "Idempotency-Key: twice-twice"]
             found += [chance.choice(twice)] * 2
+        if chance.random() < 0.15:  # none of them waits
+            odd = ["wait=0", 'wait="0"; a=b', "wait", "wait=", "wait=x", "wait=-1", "wait=1234567890", "a=b", "", "a, wait=0"]
+            found.append(f"Prefer: {chance.choice(odd)}")
         if chance.random() < 0.1:
             found.append(chance.choice(["Cookie: a=b", "Accept: text/html", "X-Forwarded-For: 10.0.0.1", "Host: other", "X: y"]))
         return found
@@ -136,32 +110,6 @@ def with_type(sent: bytes, chance: random.Random) -> bytes:
         return sent
     others = [b"application/json; charset=utf-8", b"Application/JSON ;x", b"text/plain", b"", b"application/json2", b"*/*"]
     return sent.replace(b"Content-Type: application/json", b"Content-Type: " + chance.choice(others), 1)
-
-
-CHANGES = re.compile(
-    r'r=\d+;t=\d+|"(?:id|request_id|manage_token|accepted_at|applied_at)":"[^"]*"|"(?:seq|ahead|id)":\d+|"eta_seconds":[0-9.]+'
-    r'|"forecast":{"outcome":"\w+","position":\w+'
-)
-OF_THE_MOMENT = ("date", "location", "content-length")
-
-
-def told(answer: Answer, named: bool) -> tuple[Any, ...]:
-    """All that an answer says, but for what differs from one command to the next."""
-    headers = [(name, CHANGES.sub("?", value)) for name, value in answer.headers.items() if name not in OF_THE_MOMENT]
-    if not named:
-        headers = [(name, value) for name, value in headers if name != "x-request-id"]
-    size = answer.headers["content-length"] == str(len(answer.body))
-    location = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "?", answer.headers.get("location", ""))
-    where = not location or answer.headers["location"].rpartition("/")[2] == answer.json()["id"]
-    return answer.status, headers, size, location, where, CHANGES.sub("?", answer.body.decode())
-
-
-def grown(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """By how much each count has grown."""
-    return {
-        name: {label: count - before[name].get(label, 0) for label, count in counts.items() if before[name].get(label) != count}
-        for name, counts in after.items()
-    }
 
 
 async def compare(serving: Serving, connect: Connect, cases: Cases, chance: random.Random, statuses: dict[int, int]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
+import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -19,10 +22,13 @@ from api.intake import Intake
 from api.protocol import GuardedProtocol
 from core import telemetry
 from core.bootstrap import ApiServices
-from tests.support.raw import Answer
+from tests.support.raw import Answer, post
 from tests.support.stack import Deployment
 
 TALLIES = ("REQUESTS", "ACCEPTED", "REFUSED_AT_DOOR")
+_guests = itertools.count(1)
+
+Serve = Callable[..., None]  # runs something with a server of its own: see tests/conftest.py
 
 
 class Serving:
@@ -131,3 +137,44 @@ class Connection:
     async def is_closed(self) -> bool:
         """Whether nothing more comes, for good."""
         return await asyncio.wait_for(self._reader.read(1), 20) == b""
+
+
+async def new_session(line: Connection, *headers: str, **fields: Any) -> int:
+    """A session with these fields."""
+    body = {"title": "A", "start_time": "2031-05-01T18:00:00Z", "end_time": "2031-05-01T20:00:00Z", "capacity": 50, **fields}
+    answer = await line.ask(post("/api/sessions/", json.dumps(body).encode(), *headers))
+    assert answer.status == 201, answer.body
+    return answer.json()["id"]
+
+
+def somebody() -> bytes:
+    """The body of a reserve for whom there is nobody else."""
+    number = next(_guests)
+    return json.dumps({"name": f"Guest {number}", "email": f"guest-{number}@example.org"}).encode()
+
+
+CHANGES = re.compile(
+    r'r=\d+;t=\d+|"(?:id|request_id|manage_token|accepted_at|applied_at)":"[^"]*"|"(?:seq|ahead|id)":\d+|"eta_seconds":[0-9.]+'
+    r'|"forecast":{"outcome":"\w+","position":\w+'
+)
+OF_THE_MOMENT = ("date", "location", "content-length")
+
+
+def told(answer: Answer, named: bool) -> tuple[Any, ...]:
+    """All that an answer says, but for what differs from one command to the next."""
+    headers = [(name, CHANGES.sub("?", value)) for name, value in answer.headers.items() if name not in OF_THE_MOMENT]
+    if not named:
+        headers = [(name, value) for name, value in headers if name != "x-request-id"]
+    size = answer.headers["content-length"] == str(len(answer.body))
+    location = re.sub("[0-9a-f]{8}-[0-9a-f-]{27}", "?", answer.headers.get("location", ""))
+    shown = answer.json() if location else {}
+    where = not location or answer.headers["location"].rpartition("/")[2] == shown.get("job", shown)["id"]  # also in a problem
+    return answer.status, headers, size, location, where, CHANGES.sub("?", answer.body.decode())
+
+
+def grown(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """By how much each count has grown."""
+    return {
+        name: {label: count - before[name].get(label, 0) for label, count in counts.items() if before[name].get(label) != count}
+        for name, counts in after.items()
+    }
