@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gc
 import mmap
+import threading
+from contextlib import suppress
 from typing import Any
 
 from celery import signals
 
 from core.bootstrap import WorkerServices, prepare, pulse, worker_services
 from core.doorbell import celery_app
+from core.errors import AforoError
 from core.pulse import WORKER, Pulse
 from worker.tasks import register
 
@@ -18,19 +21,21 @@ GC_THRESHOLDS = (20_000, 50, 50)
 _settings = prepare("worker")
 app = celery_app(_settings.celery_broker)
 _leaving = mmap.mmap(-1, 1)  # the pool's processes are forked later, and see what is written here
+_wiring = threading.Lock()
 _services: WorkerServices | None = None
 _pulse: Pulse | None = None
 
 
 def services() -> WorkerServices:
-    """This process's services, wired at first use."""
+    """This process's services, wired when they are first asked for."""
     global _services
-    if _services is None:
-        _services = worker_services(_settings, is_leaving=is_leaving)
-        gc.collect()
-        gc.freeze()  # what was imported stays; looking through it again took a tenth of a worker's time
-        gc.set_threshold(*GC_THRESHOLDS)
-    return _services
+    with _wiring:
+        if _services is None:
+            _services = worker_services(_settings, is_leaving=is_leaving)
+            gc.collect()
+            gc.freeze()  # what was imported stays; looking through it again took a tenth of a worker's time
+            gc.set_threshold(*GC_THRESHOLDS)
+        return _services
 
 
 @signals.setup_logging.connect
@@ -54,6 +59,13 @@ def _begin(**_: Any) -> None:
     global _pulse
     _pulse = pulse(_settings, WORKER)
     _pulse.start()
+    threading.Thread(target=_wire_early, name="wiring", daemon=True).start()
+
+
+def _wire_early() -> None:
+    """So that the first command need not wait for it. Beside the start: Celery gives up processes that take long."""
+    with suppress(AforoError):  # the first task meets it again, and says so
+        services()
 
 
 @signals.worker_process_shutdown.connect

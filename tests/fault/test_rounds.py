@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 
 from core import crashpoints
 from core.lookout import Lookout, Sight
 from core.mailbox import BELL_MS, key
 from core.model import CONFIGURE, ConfigureArguments, partition_of_session
 from tests.support.driving import Driver
-from tests.support.processes import ROOT, python_program
+from tests.support.processes import ROOT, Running, python_program, worker_program
+from tests.support.stack import Deployment
+from tests.support.waiting import until
 
 LEAVES = """
 import os, sys
@@ -165,3 +168,12 @@ def test_a_worker_that_is_to_end_tells_the_processes_of_its_pool(driver: Driver)
     done = subprocess.run(program.command, env=program.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("10\n", 0), done.stderr  # the batch under way, and then it goes
     assert driver.redis.exists(key(driver.partition(session), "bell"))
+
+
+def test_a_worker_is_connected_before_its_first_command_comes(deployment: Deployment, tmp_path: Path) -> None:
+    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    worker = Running(worker_program(deployment.environment), tmp_path)
+    try:
+        until(lambda: deployment.sql(others), 30, "it is connected")
+    finally:
+        worker.kill()
