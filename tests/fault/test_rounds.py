@@ -171,7 +171,7 @@ def test_a_worker_that_is_to_end_tells_the_processes_of_its_pool(driver: Driver)
 
 
 def test_a_worker_is_connected_before_its_first_command_comes(deployment: Deployment, tmp_path: Path) -> None:
-    others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    others = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     worker = Running(worker_program(deployment.environment), tmp_path)
     try:
         until(lambda: deployment.sql(others), 30, "it is connected")
