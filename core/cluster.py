@@ -311,6 +311,10 @@ class AsyncCluster(redis.asyncio.Redis):
         """See Pipeline."""
         return AsyncPipeline(self)
 
+    async def exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """As core/connections.py does it. The replies, or why there are none."""
+        return await self.run([(command, {}) for command in commands])
+
     def pubsub(self, **options: Any) -> redis.asyncio.client.PubSub:
         """At one node, for each hears what is published at any; another one each time, in case the last one is gone."""
         addresses = self._map.addresses

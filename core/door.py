@@ -9,7 +9,6 @@ import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import redis
@@ -73,8 +72,7 @@ class MaybeForgotten(Exception):
     """The job may be one that only the ledger knows: look there before it is accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Total:
+class _Total(Frozen):
     """How many commands Redis had accepted from this process in a partition, and when it said so (monotonic)."""
 
     accepted: int = 0
@@ -107,7 +105,7 @@ class Door:
         self._totals = [_Total()] * partitions
         self._source = script("accept")
         self._sha: str | None = None
-        self._pressure = Pressure(partitions, enough, GROUP_LIMIT)
+        self._pressure = Pressure(enough, GROUP_LIMIT)
         self._strain = Strain()
         pause = self._pressure.pause_seconds
         self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT, pause, GROUP_UNDER_PRESSURE)
@@ -165,9 +163,12 @@ class Door:
         started = time.monotonic()
         replies = await self._call_twice_at_most(groups, knocks)
         self._pressure.took(time.monotonic() - started)
-        receipts: list[Receipt | Exception] = [Unavailable()] * len(knocks)
+        receipts: list[Any] = [None] * len(knocks)
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
             if isinstance(reply, Exception):
+                refusal = Unavailable()
+                for index in indexes:
+                    receipts[index] = refusal
                 continue
             depth, pace, rung, answers, found, before, grown = reply
             self._pressure.note(partition, depth, pace)
@@ -227,18 +228,18 @@ class Door:
     async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
         if self._sha is None:
             self._sha = await self._client.script_load(self._source)
-        pipeline = self._client.pipeline(transaction=False)
+        calls: list[tuple[Any, ...]] = []
         for partition, indexes in groups.items():
             digits = "".join(["0123"[knocks[index].keyed + 2 * knocks[index].is_shown] for index in indexes])
-            told = self._told(partition)
-            arguments: list[Any] = [self._max_queued, BELL_MS, self._who, TOTAL_SECONDS, told, digits]
+            words: list[Any] = ["EVALSHA", self._sha, 1, key(partition, "mailbox"), self._max_queued, BELL_MS, self._who]
+            words += (TOTAL_SECONDS, self._told(partition), digits)
             for index in indexes:
                 knock = knocks[index]
-                arguments += (knock.job.id, knock.job.session_id, knock.record, knock.command)
-            pipeline.evalsha(self._sha, 1, key(partition, "mailbox"), *arguments)
+                words += (knock.job.id, knock.job.session_id, knock.record, knock.command)
+            calls.append(tuple(words))
         if self._replicas.wanted:
-            self._replicas.ask(pipeline)
-        replies = await pipeline.execute(raise_on_error=False)
+            calls += self._replicas.question()
+        replies = await self._client.exchange(calls)
         if self._replicas.wanted:
             self._replicas.confirm(replies)
             replies = replies[: len(groups)]

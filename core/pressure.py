@@ -16,15 +16,17 @@ PAUSE_SECONDS_MAX = GROUP / 1000  # so at least a thousand a second are let in
 FRESH_SECONDS = 1.0  # so long what a call said counts, and so lately something must have been taken out
 CROWD_SECONDS = 0.2  # who would wait longer at the door is turned away
 FIRST_GUESS_SECONDS = 0.01  # what a call takes
+NEVER = (float("-inf"), 0, b"")
 
 
 class Pressure:
     """What an API process knows of the backlog from the answers to its own calls."""
 
-    def __init__(self, partitions: int, enough: int, group: int, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, enough: int, group: int, now: Callable[[], float] = time.monotonic) -> None:
         """`enough`: commands in all mailboxes together with which the workers are at their best; `group`: commands in a call, at
         most, while all is well."""
-        self._told: list[tuple[float, int, bytes]] = [(float("-inf"), 0, b"")] * partitions
+        self._told: dict[int, tuple[float, int, bytes]] = {}
+        self._sum = 0  # of all depths that were told, however long ago
         self._taken_out_at = float("-inf")
         self._enough = enough
         self._group = group
@@ -34,17 +36,20 @@ class Pressure:
     def note(self, partition: int, depth: int, pace: bytes) -> None:
         """What a call said of a partition; its pace changes with each batch that is taken out."""
         now = self._now()
-        at, _, before = self._told[partition]
+        at, depth_before, before = self._told.get(partition, NEVER)
         if pace != before and now - at < FRESH_SECONDS:
             self._taken_out_at = now
         self._told[partition] = (now, depth, pace)
+        self._sum += depth - depth_before
 
     def pause_seconds(self) -> float:
         """How long to wait before the next group; 0 while all is well."""
+        if self._sum <= self._enough:  # nearly always, and then it is not worth looking how fresh it is
+            return 0.0
         since = self._now() - FRESH_SECONDS
         if self._taken_out_at < since:
             return 0.0
-        excess = sum([depth for at, depth, _ in self._told if at >= since]) - self._enough
+        excess = sum([depth for at, depth, _ in self._told.values() if at >= since]) - self._enough
         return PAUSE_SECONDS_MAX * min(1.0, excess / (2 * self._enough)) if excess > 0 else 0.0
 
     def took(self, seconds: float) -> None:

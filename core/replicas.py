@@ -23,23 +23,23 @@ class Replicas:
         self.wanted = wanted
         self.are_there = True  # as far as the last question showed
 
-    def ask(self, pipeline: Any) -> None:
-        """Put the question behind a group's calls."""
-        self._ask(pipeline, RECEIVED_MS, ON_DISK_MS)
+    def question(self) -> list[tuple[Any, ...]]:
+        """The commands that ask, to be sent behind a group's calls."""
+        return self._question(RECEIVED_MS, ON_DISK_MS)
 
     async def probe(self, client: Any) -> bool:
         """Whether they are back: asked before anything is taken in that they could not confirm."""
-        pipeline = client.pipeline(transaction=False)
-        self._ask(pipeline, PROBE_MS, PROBE_MS)
-        return self.confirm(await pipeline.execute(raise_on_error=False))
+        return self.confirm(await client.exchange(self._question(PROBE_MS, PROBE_MS)))
 
     def confirm(self, answers: Sequence[Any]) -> bool:
-        """What the last three answers of the pipeline say."""
+        """What the last three answers say."""
         written, _, on_disk = answers[-3:]
         self.are_there = not isinstance(written, Exception) and not isinstance(on_disk, Exception) and on_disk[1] >= self.wanted
         return self.are_there
 
-    def _ask(self, pipeline: Any, received_ms: int, on_disk_ms: int) -> None:
-        pipeline.set(ASKED_KEY, "1")
-        pipeline.execute_command("WAIT", self.wanted, received_ms)
-        pipeline.execute_command("WAITAOF", 1, self.wanted, on_disk_ms)
+    def _question(self, received_ms: int, on_disk_ms: int) -> list[tuple[Any, ...]]:
+        return [
+            ("SET", ASKED_KEY, "1"),
+            ("WAIT", self.wanted, received_ms),
+            ("WAITAOF", 1, self.wanted, on_disk_ms),
+        ]

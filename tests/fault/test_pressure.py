@@ -15,7 +15,7 @@ GUESTS = 500
 
 def test_who_would_wait_too_long_is_turned_away_and_nobody_else_loses_by_it(driver: Driver) -> None:
     session = driver.new_session(capacity=2 * GUESTS)
-    driver.submit._door._pressure = pressure = Pressure(driver.settings.partitions, 1, GROUP_LIMIT)  # type: ignore[attr-defined]
+    driver.submit._door._pressure = pressure = Pressure(1, GROUP_LIMIT)  # type: ignore[attr-defined]
     receipts = driver.reserve(session, "ana", "bo", "cy")
     driver.drain_all()
     receipts += driver.reserve(session, "dan", "eva", "fay")  # somebody takes out, and more waits than enough

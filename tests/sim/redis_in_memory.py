@@ -322,17 +322,9 @@ class AsyncMemoryRedis:
 
         return run
 
-    def pipeline(self, transaction: bool) -> AsyncPipeline:
-        """Calls to be made together."""
-        return AsyncPipeline(self._redis, self._redis.now_ms)
-
-
-class AsyncPipeline(Pipeline):
-    """Its results have to be awaited."""
-
-    async def execute(self, raise_on_error: bool) -> list[Any]:  # type: ignore[override]
-        """All of it; a connection that breaks breaks it all."""
-        return super().execute()
+    async def exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """EVALSHA; a connection that breaks breaks it all."""
+        return [self._redis.register_script(source)([name], args) for _, source, _, name, *args in commands]
 
 
 def _fields(head: Key, names: str) -> list[bytes | None]:

@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def pressure(clock: Clock) -> Pressure:
-    return Pressure(2, ENOUGH, LARGE_GROUP, clock)
+    return Pressure(ENOUGH, LARGE_GROUP, clock)
 
 
 def work_off(pressure: Pressure, clock: Clock, *depths: int) -> None:
