@@ -56,6 +56,7 @@ class Line(Protocol):
     """A connection: see api.protocol.GuardedProtocol. `cycle` is uvicorn's name for a request with its answer."""
 
     url: bytes
+    client: tuple[str, int] | None
     is_closing: bool
     left: Callable[[], None] | None
 
@@ -87,7 +88,7 @@ class Intake:
         path = _PATH.fullmatch(line.url)
         if path is None or self.services.door.is_full or len(cycle.body) > BODY_BYTES:
             return False
-        found = _plain(cycle.scope["headers"])
+        found = _plain(cycle.headers)
         if found is None or not _is_json(found.get(b"content-type", b"")):
             return False
         kind = path[3].decode()
@@ -103,8 +104,8 @@ class Intake:
         draft = self.services.submit.draft(kind, int(path[2]), arguments, caller.client, key)
         taken = _Taken(self, line, cycle, path[1], found, draft, arguments, key is not None)
         if wait_seconds:
-            taken.prefers = wait_seconds, caller.key_id or self._address(cycle.scope, found)
-        buckets = self.services.limiter.buckets(self._address(cycle.scope, found), caller.key_id) if self._is_limited else ()
+            taken.prefers = wait_seconds, caller.key_id or self._address(line, found)
+        buckets = self.services.limiter.buckets(self._address(line, found), caller.key_id) if self._is_limited else ()
         if buckets:
             self.services.limiter.post(buckets, _Counted(taken))
         else:
@@ -132,9 +133,9 @@ class Intake:
         caller = self.services.keyring.known(token.strip()) if scheme.lower() == "bearer" else None
         return caller if caller is not None and caller.may(*TAKERS[kind]) else None
 
-    def _address(self, scope: dict[str, Any], found: Headers) -> str:
+    def _address(self, line: Line, found: Headers) -> str:
         """Where it comes from: the peer's address, or what a trusted proxy says."""
-        host = scope["client"][0] if scope["client"] else ""
+        host = line.client[0] if line.client else ""
         if b"x-forwarded-for" in found and host in self._proxies:
             forwarded: str = self._proxies.get_trusted_client_address(found[b"x-forwarded-for"].decode("latin-1"))[0]
             return forwarded or host

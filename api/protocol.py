@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
+from api.cycle import ANSWERED, Answer, Cycle, Exit
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
 from api.gate import GATE, STATUS, TAKING_IN_AS_SENT, Gate, refusal
-from api.requests import END, ENDED, INTAKE, TRUNCATED, WHOLE
+from api.requests import END, ENDED, INTAKE, TRUNCATED
 from core import telemetry
 from core.errors import AforoError
 
@@ -30,11 +31,8 @@ VERSIONS = ("1.1", "1.0")  # the parser lets others pass, and calls every one of
 WIRE_BYTES = 1024 * 1024  # a whole message as it is sent: chunks, trailers, what nobody reads; the largest body is 512 KiB
 LINGER_BYTES = 8 * WIRE_BYTES
 
-ANSWERS, LENGTH = b"HTTP/1.1 ", b"content-length: "
-
 IDLE, HEAD, BODY, ANSWER = range(4)
 _DROPPED: Any = deque(maxlen=0)  # where trailers go
-_ANSWERED: Any = SimpleNamespace(response_complete=True, message_event=asyncio.Event())  # in place of a first request's cycle
 
 
 class _Refused(Exception):
@@ -42,65 +40,6 @@ class _Refused(Exception):
 
     def __init__(self, kind: type[AforoError]) -> None:
         self.kind = kind
-
-
-class _Exit:
-    """The transport as an answer sees it: closing goes through the protocol, which may have to linger.
-
-    uvloop makes a system call of each write, and uvicorn writes head and body apart: so the head of an answer whose length is
-    known waits for its body.
-    """
-
-    __slots__ = ("_head", "_leave", "_transport", "is_closing")
-
-    def __init__(self, transport: asyncio.Transport, leave: Callable[[], None]) -> None:
-        self._transport = transport
-        self._leave = leave
-        self._head = b""
-        self.is_closing = transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        """Send, but such a head only with what follows it."""
-        if self.is_closing():  # its client has gone, which uvicorn tells the newest of several requests only
-            self._head = b""
-        elif self._head:
-            head, self._head = self._head, b""
-            self._transport.writelines((head, data) if data else (head,))
-        elif data.startswith(ANSWERS) and LENGTH in data:
-            self._head = data
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Send the head that waits, if one does: nothing follows."""
-        if self._head:
-            head, self._head = self._head, b""
-            if not self.is_closing():
-                self._transport.write(head)
-
-    def close(self) -> None:
-        """The answer was the last."""
-        self.flush()
-        self._leave()
-
-    def forget(self) -> None:
-        """The connection is gone: let go of its protocol, or this and that would keep each other from going."""
-        self._head = b""
-        self._leave = self._transport.close
-
-
-class _Answer:
-    """An application whose answer is known, for a client that is slow to take what it asked for before."""
-
-    def __init__(self, status: int, fields: bytes, body: bytes) -> None:
-        self._status = status
-        self._fields = [tuple(line.split(b": ", 1)) for line in fields.split(b"\r\n")[:-1]]
-        self._body = body
-
-    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
-        """Called by the server."""
-        await send({"type": "http.response.start", "status": self._status, "headers": self._fields})
-        await send({"type": "http.response.body", "body": self._body})
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -119,8 +58,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_lingering = False
         self._address: str | None = None  # once it is counted
         self._refusal: type[AforoError] | None = None  # to be told after the answers that are due before it
-        self._intake: Callable[[GuardedProtocol, RequestResponseCycle], bool] | None = self.app_state.get(INTAKE)
-        self._held: RequestResponseCycle | None = None  # a request whose body may come with its head
+        self._sent: list[tuple[bytes, bytes]] = []  # header fields of the newest request
+        self._intake: Callable[[GuardedProtocol, Cycle], bool] | None = self.app_state.get(INTAKE)
+        self._held: Cycle | None = None  # a request whose body may come with its head
         self.left: Callable[[], None] | None = None  # called when the client has gone: set by whoever keeps it waiting
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -128,8 +68,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         guard, address = self._guard, self.client[0] if self.client else ""
         guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
-        self._exit = _Exit(transport, self._leave)
-        self._whole: Callable[..., bool] | None = self._answer
+        self._exit = Exit(transport, self._leave)
+        self.whole: Callable[..., bool] | None = self._answer
         self._gate: Gate | None = self.app_state.get(GATE)
         self.deadline = guard.now + self._limits.head_seconds
         if guard.admit(address, len(self.connections)):
@@ -145,7 +85,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self.left()
         super().connection_lost(exc)
         self._exit.forget()
-        self._whole = None
+        self.whole = None
+        if self.cycle is not None:
+            self.cycle = ANSWERED
         self.deadline = self.stalled_until = NEVER
         if self._address is not None:
             self._guard.leave(self._address)
@@ -160,7 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _end_stream(self) -> None:
         """An answer that goes on until somebody ends it (api/streams.py) does so now."""
         if self.cycle is not None and not self.cycle.response_complete:
-            scope: Any = self.cycle.scope
+            scope = self.cycle.scope
             scope[ENDED] = True
             if END in scope:
                 scope[END]()
@@ -199,34 +141,40 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
-        super().on_message_begin()
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = self._sent = []
         self._phase = HEAD
         self.deadline = self._guard.now + self._limits.head_seconds
         self._wire_bytes = self._fed_bytes
 
     def on_headers_complete(self) -> None:
         """The head is there: the application begins."""
-        headers = self.headers
-        if self.parser.get_http_version() not in VERSIONS:
+        headers, parser = self.headers, self.parser
+        version = parser.get_http_version()
+        if version not in VERSIONS:
             raise _Refused(BadRequest)
         if len(self.url) > TARGET_BYTES:
             raise _Refused(AddressTooLong)
         if len(headers) > HEADERS_MAX or (self._wire_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
             raise _Refused(HeadTooLarge)
-        if self._gate is not None and self._is_taking_in() and self._gate.is_shut() and self._turn_away():
+        method, before = parser.get_method(), self.cycle
+        is_taking_in = method == b"POST" and TAKING_IN_AS_SENT.fullmatch(self.url) is not None
+        is_next = before is None or before.response_complete
+        if is_taking_in and is_next and self._gate is not None and self._gate.is_shut() and self._turn_away():
             return
-        super().on_headers_complete()
-        self.cycle.transport = self._exit  # type: ignore[assignment]
-        self.scope[WHOLE] = self._whole  # type: ignore[literal-required]
+        cycle = Cycle(self, self._exit, method, version)
+        if not is_taking_in:
+            cycle.look()
+        self.cycle: Any = cycle
         self.headers = _DROPPED
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
-
-    def _is_taking_in(self) -> bool:
-        """Whether it wants to put something in, and nothing is to be answered before it."""
-        if self.parser.get_method() != b"POST" or not (self.cycle is None or self.cycle.response_complete):
-            return False
-        return TAKING_IN_AS_SENT.fullmatch(self.url) is not None
+        if is_next:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def _turn_away(self) -> bool:
         """Answer 503 before anything is begun: it costs a tenth of an application's answer. False if that must tell it."""
@@ -240,15 +188,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[STATUS], always, lines, b"\r\n", body)))
         self.server_state.total_requests += 1
         if self.cycle is None:
-            self.cycle = _ANSWERED
+            self.cycle = ANSWERED
         self.headers = _DROPPED
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
         return True
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """A request whose head is there; what puts something in is held until its body is, if that comes at once."""
-        if self._intake is not None and not self.expect_100_continue and self.parser.get_method() == b"POST":
+        if self._intake is not None and cycle.method == b"POST" and not self.expect_100_continue:
             self._held = cycle
         else:
             super()._start_asgi_task(cycle, app)
@@ -258,7 +206,7 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle, self._held = self._held, None
         self.pass_on(cycle)  # type: ignore[arg-type]
 
-    def pass_on(self, cycle: RequestResponseCycle) -> None:
+    def pass_on(self, cycle: Cycle) -> None:
         """Let the application answer."""
         super()._start_asgi_task(cycle, self.app)
 
@@ -267,16 +215,16 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether nobody is there to be answered."""
         return self.transport.is_closing()
 
-    def answer(self, cycle: RequestResponseCycle, status: int, fields: bytes, body: bytes) -> None:
+    def answer(self, cycle: Cycle, status: int, fields: bytes, body: bytes) -> None:
         """Answer a request that was taken in (api/intake.py), unless its client is gone; `fields` are header lines."""
         if not (cycle.disconnected or self.transport.is_closing() or self._send(cycle, status, fields, body)):
-            super()._start_asgi_task(cycle, _Answer(status, fields, body))
+            super()._start_asgi_task(cycle, Answer(status, fields, body))
 
     def _answer(self, status: int, fields: bytes, body: bytes) -> bool:
         """Send a whole answer at once. False if that cannot be done now, and the usual way must do."""
         return not self.pipeline and self._send(self.cycle, status, fields, body)
 
-    def _send(self, cycle: RequestResponseCycle, status: int, fields: bytes, body: bytes) -> bool:
+    def _send(self, cycle: Cycle, status: int, fields: bytes, body: bytes) -> bool:
         if cycle.disconnected or cycle.response_started or self.flow.write_paused:
             return False
         cycle.response_started = cycle.response_complete = True
@@ -284,7 +232,7 @@ class GuardedProtocol(HttpToolsProtocol):
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         head = b"".join((STATUS_LINE[status], self._guard.lines_of(self.server_state.default_headers), fields, end))
         self.transport.writelines((head, body) if body else (head,))
-        cycle.message_event.set()
+        cycle.tell()
         if not cycle.keep_alive:
             self._exit.close()
         self.on_response_complete()
@@ -293,12 +241,23 @@ class GuardedProtocol(HttpToolsProtocol):
     def _head_bytes(self) -> int:
         return len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
 
+    def on_body(self, body: bytes) -> None:
+        """Some of it."""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.body += body
+            if len(cycle.body) > HIGH_WATER_LIMIT:
+                self.flow.pause_reading()
+            cycle.tell()
+
     def on_message_complete(self) -> None:
         """The request is there as a whole."""
-        super().on_message_complete()
-        if self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle.response_complete:
             self._rest()
             return
+        cycle.more_body = False
+        cycle.tell()
         self._phase = ANSWER
         self.deadline = NEVER
         if self._held is None:
@@ -372,7 +331,7 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._interrupt()
                 cycle.disconnected = True
                 cycle.waiting_for_100_continue = False  # nothing can be said after the refusal
-                cycle.message_event.set()
+                cycle.tell()
                 self._tell(kind)
                 return
         if cycle is not None and (self.pipeline or not cycle.response_complete):
@@ -382,14 +341,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _interrupt(self) -> None:
         """Nobody may take a body that broke off for a whole one."""
-        if self._phase == BODY:
-            self.scope[TRUNCATED] = True  # type: ignore[typeddict-unknown-key]
+        if self._phase == BODY and not self.cycle.response_complete:
+            self.cycle.scope[TRUNCATED] = True
 
     def _tell(self, kind: type[AforoError]) -> None:
         if not self.transport.is_closing():
             self._exit.flush()
-            sent = self.scope["headers"] if self.scope else ()
-            spoken = next((value for name, value in sent if name == b"accept-language"), b"")
+            spoken = next((value for name, value in self._sent if name == b"accept-language"), b"")
             self.transport.write(plain_problem(kind, spoken.decode("latin-1"), self.server_state.default_headers))
             self._linger()
 

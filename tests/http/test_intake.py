@@ -299,6 +299,20 @@ def test_who_leaves_before_several_answers_is_no_error(serve: Serve, caplog: pyt
     serve(run)
 
 
+def test_nothing_is_made_for_an_application_that_is_not_asked(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line)}/reserve/"
+            await line.ask(post(path, somebody()))
+            (protocol,) = serving.server.server_state.connections
+            for way, made in ([], set()), ([FALCONS_WAY], {"scope", "message_event"}):
+                assert (await line.ask(post(path, somebody(), *way))).status == 202
+                assert protocol.cycle.response_complete
+                assert {"scope", "message_event"} & vars(protocol.cycle).keys() == made
+
+    serve(run)
+
+
 def test_who_is_slow_to_read_has_the_answer_when_the_line_is_free(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
