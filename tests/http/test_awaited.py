@@ -269,10 +269,12 @@ def test_each_address_has_its_own_places(serve: Serve) -> None:
 def test_a_wait_that_falcon_has_to_begin_anew_is_one_wait(serve: Serve, deployment: Deployment) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            with drained(deployment):
-                path = f"/api/sessions/{await new_session(line)}/reserve/"  # whose head is not in Redis
+            path = await warm(line)
+            with drained(deployment), deployment.redis() as redis:
+                await until(lambda: sum(redis.xlen(name) for name in redis.keys("aforo:*:mailbox")) == 0)
+                assert redis.delete(*redis.keys("aforo:*:s:*")) == 1  # so that its session has to be looked for
                 assert (await line.ask(post(path, somebody(), f"Prefer: {LONG}"))).status == 201
-            assert serving.taken == 1
+            assert serving.taken == 2
         assert (len(serving.services.followers), waiting(serving)) == (0, 0)
 
     serve(run, max_waits_per_key="1")
