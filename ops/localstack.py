@@ -37,15 +37,19 @@ CHECK_SECONDS = 30
 INITDB_SECONDS = 120
 INITDB_OPTIONS = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
 
+# Of the machine's memory, which all processes share; Postgres takes it page by page, when it has something to keep there.
+BUFFERS_SHARE = 16
+BUFFERS_LEAST_MB, BUFFERS_MOST_MB = 128, 1024
+
 # fsync and synchronous_commit stay on, as in production; what is set here is room, and that no log names people: not the
-# statement that failed, not the row or the line of a COPY it failed at.
+# statement that failed, not the row or the line of a COPY it failed at. Pages are not compressed on their way into the log: the
+# wheel's Postgres knows pglz only, which takes more of a processor than a batch's rows do.
 POSTGRES_SETTINGS = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "max_connections": "100",
-    "shared_buffers": "128MB",
     "max_wal_size": "2GB",
-    "wal_compression": "on",
+    "wal_compression": "off",
     "jit": "off",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] ",
@@ -133,7 +137,7 @@ def postgres(home: Home) -> Server:
     else:
         _make_cluster(cluster, home)
     port = free_port()
-    settings = {**POSTGRES_SETTINGS, "port": str(port)}
+    settings = {**POSTGRES_SETTINGS, "shared_buffers": f"{buffers_mb(_memory_bytes())}MB", "port": str(port)}
     arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     where = f"{HOST}:{port}/{DATABASE}"
     owner_url = f"postgresql://{OWNER}:{home.password}@{where}"
@@ -188,11 +192,23 @@ def valkey_app_rights(databases: int) -> tuple[str, ...]:
     return (*VALKEY_APP_COMMANDS, *VALKEY_APP_KEYS, "&aforo:*", *channels)
 
 
+def buffers_mb(memory_bytes: int) -> int:
+    """How much Postgres may keep in its own memory on a machine with so much of it."""
+    return min(BUFFERS_MOST_MB, max(BUFFERS_LEAST_MB, memory_bytes // BUFFERS_SHARE // 2**20))
+
+
 def free_port() -> int:
     """A port nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system that does not tell
+        return 0
 
 
 def _installed() -> tuple[Path, Path]:
