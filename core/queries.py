@@ -259,13 +259,19 @@ class Queries:
         seconds it takes until time by itself changes that (None: it never does)."""
         with self._snapshot() as connection:
             found = [SessionView(*row) for row in connection.execute(_page(wanted, limit, offset))]
-            columns = [func.count(), _SECONDS_LEFT if wanted.open_only else null()]
-            count, seconds = connection.execute(select(*columns).select_from(s).where(*wanted.conditions())).one()
+            count, seconds = connection.execute(_count(wanted)).one()
             return count, found, None if seconds is None else float(seconds)
 
     def plan(self, wanted: SessionSearch, limit: int) -> str:
         """How Postgres would find the first page of a search."""
-        statement = _page(wanted, limit, 0).compile(self._engine, compile_kwargs={"literal_binds": True})
+        return self._explained(_page(wanted, limit, 0))
+
+    def counting_plan(self, wanted: SessionSearch) -> str:
+        """How it would count all that fit."""
+        return self._explained(_count(wanted))
+
+    def _explained(self, wanted: Any) -> str:
+        statement = wanted.compile(self._engine, compile_kwargs={"literal_binds": True})
         with self._snapshot() as connection:
             rows = connection.exec_driver_sql(f"EXPLAIN {str(statement).replace('%', '%%')}")
             return "\n".join(row[0] for row in rows)
@@ -443,13 +449,18 @@ def _page(wanted: SessionSearch, limit: int, offset: int) -> Any:
     return rows if wanted.after is None else rows.where(wanted.beyond(wanted.after))
 
 
+def _count(wanted: SessionSearch) -> Any:
+    columns = [func.count(), _SECONDS_LEFT if wanted.open_only else null()]
+    return select(*columns).select_from(s).where(*wanted.conditions())
+
+
 def _open() -> ColumnElement[bool]:
     return and_(
         s.c.end_time > func.now(),
         s.c.closed_at.is_(None),
         s.c.cancelled_at.is_(None),
         or_(s.c.closes_at.is_(None), s.c.closes_at > func.now()),
-        s.c.reserved < s.c.capacity,
+        s.c.sold_out.is_(False),
     )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Identity,
     Index,
@@ -52,6 +53,8 @@ sessions = Table(
     _time("end_time"),
     Column("capacity", Integer, nullable=False),
     Column("reserved", Integer, nullable=False, server_default="0"),
+    # Seldom changes, so that an index may hold it and the counters are still updated in place.
+    Column("sold_out", Boolean, Computed("reserved >= capacity", persisted=True), nullable=False),
     Column("waiting", Integer, nullable=False, server_default="0"),
     Column("waitlist_capacity", Integer, nullable=False, server_default="0"),
     Column("waitlist_policy", Text, nullable=False, server_default="strict"),
@@ -76,6 +79,13 @@ sessions = Table(
     CheckConstraint("max_seats_per_reservation BETWEEN 1 AND 20", name="sessions_max_seats_in_range"),
     CheckConstraint("closes_at > opens_at", name="sessions_closes_after_opens"),
     Index("sessions_by_start", "start_time", "id"),
+    # Those that can be booked, with all that time changes of it: they are counted for every list that is read anew.
+    Index(
+        "sessions_bookable",
+        "end_time",
+        postgresql_include=["closes_at"],
+        postgresql_where=text("pruning IS FALSE AND closed_at IS NULL AND cancelled_at IS NULL AND sold_out IS FALSE"),
+    ),
     Index("sessions_untidy", "id", postgresql_where=text("untidy")),
     Index("sessions_pruning", "id", postgresql_where=text("pruning")),
     # Room on each page lets the counters of a hot session be updated in place (HOT), without touching an index.
