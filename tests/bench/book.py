@@ -35,6 +35,8 @@ class Growth:
     read_p99_beside: dict[str, list[float]]
     fill_seconds: float
     bytes: int
+    first_read: list[float] = field(default_factory=list)  # of a session that nobody has used so far, p50
+    first_read_beside: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)

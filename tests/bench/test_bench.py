@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from ops import verify
-from tests.bench import charts, report
+from tests.bench import charts, growth, report
 from tests.bench.arithmetic import arrivals, figure, percentile, spread
 from tests.bench.book import Book, Growth, Latency, load
-from tests.bench.data import Books
+from tests.bench.data import Block, Books
 from tests.bench.generator import Closed, Open
 from tests.bench.lines import status_of
 from tests.bench.peers.transaction import pgbench_script
@@ -295,6 +295,15 @@ def test_the_table_says_what_was_measured_and_the_document_shows_its_charts(tmp_
         assert f"(bench/{name}.svg)" in text
         assert ET.parse(tmp_path / "bench" / f"{name}.svg").getroot().tag.endswith("svg")
     assert ET.fromstring(charts.growth(book)).tag.endswith("svg")
+
+
+def test_growth_chooses_different_sessions_over_all_that_there_are() -> None:
+    blocks = [Block(100_001, 100), Block(100_101, 9_900)]
+    chosen = growth.chosen(blocks, SEED)
+    assert len(set(chosen)) == len(chosen) == growth.TOUCHED_SESSIONS
+    assert all(100_001 <= session <= 110_000 for session in chosen)
+    assert max(chosen) > 105_000
+    assert set(growth.chosen(blocks[:1], SEED)) == set(range(100_001, 100_101))
 
 
 def test_what_the_bench_writes_by_itself_is_what_aforo_would_have_written(deployment: Deployment) -> None:
