@@ -41,6 +41,11 @@ class Share:
         self.sessions = {e.command.session_id for e in self.entries}
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all that was taken is dealt with, and nobody had died over it."""
+        return not self.taken.suspect and self.count == len(self.taken.entries) + len(self.taken.unreadable)
+
+    @property
     def count(self) -> int:
         """Entries that are dealt with."""
         return len(self.entries) + len(self.taken.unreadable) + len(self.strays)

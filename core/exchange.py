@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import redis
@@ -18,6 +19,7 @@ from core.errors import Unavailable
 
 RESTED_SECONDS = 0.1  # a connection that was idle for longer may have been closed by the server
 Command = tuple[Any, ...]
+Call = tuple[str, Sequence[Any]]  # of a script: its key, its arguments
 
 
 class Exchange:
@@ -30,18 +32,20 @@ class Exchange:
 
     def __call__(self, commands: Sequence[Command]) -> list[Any]:
         """The replies in order; an error is a reply, too. Raises RedisError or OSError when the connection fails."""
-        if not self._is_lean:
-            return self._by_pipeline(commands)
-        connection = self._connection()
-        try:
-            connection.send_packed_command([b"".join(map(pack_command, commands))], check_health=False)
-            replies = [_read(connection) for _ in commands]
-        except BaseException:
+        return self.send(commands).replies()
+
+    def send(self, commands: Sequence[Command], behind: Sent | None = None) -> Sent:
+        """Send them, and leave the replies for later; `behind` others, on their connection. Raises RedisError or OSError when the
+        connection fails."""
+        sent = behind or Sent(self, self._connection() if self._is_lean else None)
+        sent.add(commands)
+        return sent
+
+    def give_back(self, connection: Any, is_sound: bool) -> None:
+        """For the next call."""
+        if not is_sound:
             connection.disconnect()  # it connects again when it is used
-            self._idle.append((connection, time.monotonic()))
-            raise
         self._idle.append((connection, time.monotonic()))
-        return replies
 
     def _connection(self) -> Any:
         if not self._idle:
@@ -54,11 +58,51 @@ class Exchange:
             connection.disconnect()
         return connection
 
-    def _by_pipeline(self, commands: Sequence[Command]) -> list[Any]:
+    def by_pipeline(self, commands: Sequence[Command]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for name, *arguments in commands:
             getattr(pipeline, name.lower())(*arguments)
         return pipeline.execute(raise_on_error=False)
+
+
+class Sent:
+    """Commands on their way. Their replies are read once, or they are dropped."""
+
+    def __init__(self, exchange: Exchange, connection: Any) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._replies: list[Any] = []  # without a connection of its own each is there at once
+        self._due = 0
+
+    def add(self, commands: Sequence[Command]) -> None:
+        """Some more. Raises RedisError or OSError."""
+        if self._connection is None:
+            self._replies += self._exchange.by_pipeline(commands)
+            return
+        try:
+            self._connection.send_packed_command([b"".join(map(pack_command, commands))], check_health=False)
+            self._due += len(commands)
+        except BaseException:
+            self.drop()
+            raise
+
+    def replies(self) -> list[Any]:
+        """Wait for them. Raises RedisError or OSError."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            is_sound = False
+            try:
+                self._replies = [_read(connection) for _ in range(self._due)]
+                is_sound = True
+            finally:
+                self._exchange.give_back(connection, is_sound)
+        return self._replies
+
+    def drop(self) -> None:
+        """Nobody waits for the replies any more."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._exchange.give_back(connection, is_sound=False)
 
 
 def _read(connection: Any) -> Any:
@@ -77,28 +121,58 @@ class Scripts:
         self._source = source
         self._sha: str | None = None
 
-    def __call__(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+    def __call__(self, calls: Sequence[Call]) -> list[Any]:
         """The answers. Raises Unavailable, also where only one of them failed."""
-        answers = self.tried(calls)
-        for answer in answers:
-            if isinstance(answer, (RedisError, OSError)):
-                raise Unavailable("Redis cannot be reached.") from answer
-        return answers
+        return checked(self.tried(calls))
 
-    def tried(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+    def tried(self, calls: Sequence[Call]) -> list[Any]:
         """The answers, or why there are none. Raises Unavailable where there is no answer at all."""
+        return self.tried_with(calls, self, ())[0]
+
+    def tried_with(self, calls: Sequence[Call], other: Scripts, its_calls: Sequence[Call]) -> tuple[list[Any], list[Any]]:
+        """The answers to these, and to another script's calls after them, in one round trip. Raises as `tried` does."""
         try:
-            answers = self._ask(calls)
-            again = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if again:  # these did not run; the others did
-                self._sha = None
-                for i, answer in zip(again, self._ask([calls[i] for i in again]), strict=True):
-                    answers[i] = answer
+            replies = iter(self._exchange([*self._commands(calls), *other._commands(its_calls)]))
+            answers, its_answers = list(islice(replies, len(calls))), list(replies)
+            self._make_good(calls, answers)
+            other._make_good(its_calls, its_answers)
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
-        return answers
+        return answers, its_answers
 
-    def _ask(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        if self._sha is None:
+    def send(self, calls: Sequence[Call], behind: Sent | None = None) -> Sent:
+        """Call it, and leave the answers for `answers_to`; `behind` calls sent before. Raises Unavailable."""
+        try:
+            return self._exchange.send(self._commands(calls), behind)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+
+    def answers_to(self, calls: Sequence[Call], sent: Sent) -> list[Any]:
+        """Of calls that were sent. Raises Unavailable, also where only one of them failed."""
+        try:
+            answers = sent.replies()
+            self._make_good(calls, answers)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+        return checked(answers)
+
+    def _make_good(self, calls: Sequence[Call], answers: list[Any]) -> None:
+        """Call again what did not run, as the server had forgotten the script; the others did."""
+        again = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if again:
+            self._sha = None
+            for i, answer in zip(again, self._exchange(self._commands([calls[i] for i in again])), strict=True):
+                answers[i] = answer
+
+    def _commands(self, calls: Sequence[Call]) -> list[Command]:
+        if self._sha is None and calls:
             self._sha = self._client.script_load(self._source)
-        return self._exchange([("EVALSHA", self._sha, 1, name, *arguments) for name, arguments in calls])
+        return [("EVALSHA", self._sha, 1, name, *arguments) for name, arguments in calls]
+
+
+def checked(answers: list[Any]) -> list[Any]:
+    """The same, if none of them failed. Raises Unavailable."""
+    for answer in answers:
+        if isinstance(answer, (RedisError, OSError)):
+            raise Unavailable("Redis cannot be reached.") from answer
+    return answers

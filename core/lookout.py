@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import redis
 from redis.exceptions import RedisError
@@ -15,19 +14,9 @@ from redis.exceptions import RedisError
 from core.cluster import Cluster
 from core.errors import Unavailable
 from core.exchange import Exchange, Scripts
-from core.mailbox import BELL_MS, key, script
+from core.mailbox import BELL_MS, Sight, key, looks, script, sights
 
 LOOK_AGAIN_SECONDS = 0.002  # in a cluster, where nobody can wait for several mailboxes at once
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """A mailbox in which something waits. `is_taken`: a batch of it is under way, or a worker died over one."""
-
-    partition: int
-    waiting: int
-    age_ms: int
-    is_taken: bool
 
 
 class Lookout:
@@ -45,10 +34,7 @@ class Lookout:
 
         `keep_bells`: whoever looks is there and will look again, so nobody has to ring for a while.
         """
-        keep_ms = BELL_MS if keep_bells else 0
-        found = self._look.tried([(key(partition, "mailbox"), (keep_ms,)) for partition in partitions])
-        told = [(p, answer) for p, answer in zip(partitions, found, strict=True) if not isinstance(answer, Exception)]
-        return [Sight(p, *numbers, bool(taken)) for p, (*numbers, taken) in told if numbers[0]]
+        return sights(partitions, self._look.tried(looks(partitions, BELL_MS if keep_bells else 0)))
 
     def wait(self, partitions: Sequence[int], seconds: float) -> list[int]:
         """Where something comes in, as soon as it does; nothing after so many seconds, or earlier."""

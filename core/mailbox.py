@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 import redis
@@ -23,7 +24,7 @@ from core.connections import client
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job
 from core.errors import Unavailable
-from core.exchange import Exchange, Scripts
+from core.exchange import Call, Exchange, Scripts, Sent, checked
 from core.model import CONFIGURE, Frozen, Job, Session
 from core.numbering import Lift
 
@@ -39,6 +40,8 @@ ERA_KEY = "aforo:era"
 CREATED_SECONDS = 60  # much longer than a session is remembered as unknown
 REVOKED_SECONDS = 86_400  # so long an API process that does not reach Postgres is told of a revocation
 NO_LIFT = Lift(0, 0)
+FREE = "free"
+NO_MARKS: Mapping[int, str] = MappingProxyType({})
 SOCKET_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 
@@ -132,6 +135,27 @@ class Taken:
         return bool(self.suspect) or bool(self.entries and self.entries[0].command.kind == CONFIGURE)
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A mailbox in which something waits. `is_taken`: a batch of it is under way, or a worker died over one."""
+
+    partition: int
+    waiting: int
+    age_ms: int
+    is_taken: bool
+
+
+def looks(partitions: Sequence[int], keep_ms: int) -> list[tuple[str, tuple[int]]]:
+    """The calls of look.lua for these."""
+    return [(key(partition, "mailbox"), (keep_ms,)) for partition in partitions]
+
+
+def sights(partitions: Sequence[int], found: Sequence[Any]) -> list[Sight]:
+    """What they were answered, as far as they were; only where something waits."""
+    told = [(p, answer) for p, answer in zip(partitions, found, strict=True) if not isinstance(answer, Exception)]
+    return [Sight(p, *numbers, bool(taken)) for p, (*numbers, taken) in told if numbers[0]]
+
+
 class SessionHead(Frozen):
     """A session's counters as Redis has them; see core/lua/accept.lua."""
 
@@ -187,6 +211,32 @@ def _taken(suspect: bytes, near: bytes, rows: Sequence[tuple[bytes, list[bytes]]
     return taken
 
 
+class Sending:
+    """A publication on its way, its parts in order."""
+
+    def __init__(self, publish: Scripts) -> None:
+        self._publish = publish
+        self._partitions: list[int] = []
+        self._calls: list[Call] = []
+        self._sent: Sent | None = None
+
+    def add(self, partitions: list[int], calls: list[Call]) -> None:
+        """Send the next part."""
+        self._sent = self._publish.send(calls, self._sent)
+        self._partitions += partitions
+        self._calls += calls
+
+    def left(self) -> dict[int, int]:
+        """Wait for its end: how many entries are left in each partition. Raises Unavailable."""
+        answers = self._publish.answers_to(self._calls, self._sent) if self._sent is not None else []
+        return dict(zip(self._partitions, answers, strict=True))
+
+    def drop(self) -> None:
+        """Nobody waits for it any more, if anybody still did."""
+        if self._sent is not None:
+            self._sent.drop()
+
+
 class Mailbox:
     """The worker's side: take, name, publish."""
 
@@ -197,10 +247,16 @@ class Mailbox:
         self._take = Scripts(client, exchange, script("take"))
         self._name = client.register_script(script("name"))
         self._publish = Scripts(client, exchange, script("publish"))
+        self._look = Scripts(client, exchange, script("look"))
 
-    def take(self, partitions: Sequence[int], limit: int) -> dict[int, Taken]:
-        """The oldest entries of each, at most `limit`; they stay until published. Raises Unavailable."""
-        answers = self._take([(key(partition, "mailbox"), (limit,)) for partition in partitions])
+    def take(
+        self, partitions: Sequence[int], limit: int, only_free: bool = False, behind: Mapping[int, str] = NO_MARKS
+    ) -> dict[int, Taken]:
+        """The oldest entries of each, at most `limit`; they stay until published. `only_free`: nothing of a mailbox that somebody
+        may be at; whoever has no lock yet takes no other. `behind`: marks of one's own, for what is committed and not told yet;
+        there the entries after it. Raises Unavailable."""
+        ways = {partition: behind.get(partition, FREE if only_free else "") for partition in partitions}
+        answers = self._take([(key(partition, "mailbox"), (limit, way)) for partition, way in ways.items()])
         return {partition: _taken(*answer) for partition, answer in zip(partitions, answers, strict=True)}
 
     def name(self, partition: int, stream_id: str) -> int:
@@ -229,24 +285,43 @@ class Mailbox:
         except (RedisError, OSError):
             return  # At worst the next batch goes one by one.
 
-    def publish(self, news: Mapping[int, Publication]) -> dict[int, int]:
-        """Publish a committed batch, by partition, in parts that do not hold Redis for long. How many entries are left in each.
-        Raises Unavailable."""
+    def publish(self, news: Mapping[int, Publication], around: Sequence[int] = ()) -> tuple[dict[int, int], list[Sight]]:
+        """Publish a committed batch, by partition, in parts that do not hold Redis for long. How many entries are left in each,
+        and what is seen after it `around`, whose bells are kept. Raises Unavailable."""
+        left: dict[int, int] = {}
+        seen: list[Any] = []
+        *parts, last = self._prepared(news)
+        for due, calls in parts:
+            left.update(zip(due, self._publish(calls), strict=True))
+            reach("between_publishes")
+        due, calls = last
+        answers, seen = self._publish.tried_with(calls, self._look, looks(around, BELL_MS))
+        left.update(zip(due, checked(answers), strict=True))
+        return left, sights(around, seen)
+
+    def send(self, news: Mapping[int, Publication]) -> Sending:
+        """Publish, and do something else until its end is asked for. Raises Unavailable."""
+        sending = Sending(self._publish)
+        for number, part in enumerate(self._prepared(news)):
+            if number:
+                reach("between_publishes")
+            sending.add(*part)
+        return sending
+
+    def _prepared(self, news: Mapping[int, Publication]) -> list[tuple[list[int], list[Call]]]:
+        """The calls, part by part, with their partitions; what comes before all of them is done."""
         for partition, told in news.items():
             if told.gone:  # nothing more is to be accepted for them
                 heads = [key(partition, f"s:{session_id}") for session_id in told.gone]
                 self._run(partial(self._client.delete, *heads))
             if told.doubt:
                 self._run(partial(self._client.set, key(partition, "doubt"), "1", ex=self._job_ttl_seconds))
-        left: dict[int, int] = {}
         parts = {partition: self._parts(told) for partition, told in news.items()}
+        prepared: list[tuple[list[int], list[Call]]] = []
         for index in range(max(map(len, parts.values()))):
-            if index:
-                reach("between_publishes")
             due = {partition: found[index] for partition, found in parts.items() if index < len(found)}
-            answers = self._publish([(key(partition, "mailbox"), arguments) for partition, arguments in due.items()])
-            left.update(zip(due, answers, strict=True))
-        return left
+            prepared.append((list(due), [(key(partition, "mailbox"), arguments) for partition, arguments in due.items()]))
+        return prepared
 
     def _parts(self, news: Publication) -> list[list[Any]]:
         """The calls' arguments. Earlier jobs first: should we die in between, the entries that are left bring them again."""

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from core.lookout import Sight
+from core.mailbox import Sight
 
 STINT_SECONDS = 4.0  # then Celery has a say again
 IDLE_SECONDS = 0.5  # nothing has come for so long: the flow is over
 WATCH_SECONDS = 0.3  # at a time, and then the bells are kept again
 AROUND = 32  # partitions looked at together
+TOGETHER = 4  # taken from without looking again
+TURNS = 4  # batches one after another without a look
 ENOUGH = 250  # commands in a batch: waiting for more would make none of them cheaper
 LINGER_LEAST_SECONDS = 0.002
 LINGER_MOST_SECONDS = 0.02
@@ -29,8 +31,12 @@ class DrainPort(Protocol):
     """See core.service.Drain."""
 
     in_doubt: set[int]
+    batch_size: int
 
     def together(self, partitions: Sequence[int], keep_from: int) -> Mapping[int, tuple[int, int]]: ...
+    def round(
+        self, turns: Sequence[Sequence[int]], around: Sequence[int] = ()
+    ) -> tuple[Mapping[int, tuple[int, int]], list[Sight] | None]: ...
 
 
 class LookoutPort(Protocol):
@@ -71,7 +77,7 @@ class Rounds:
         """
         start = partition - partition % AROUND
         stint = _Stint(range(start, min(start + AROUND, int(self._partitions))), self._clock())
-        self._batch(stint, [partition])
+        self._batch(stint, [[partition]], is_free=False)
         if not stint.dealt_with:
             return 0
         try:
@@ -86,8 +92,10 @@ class Rounds:
         if stint.is_calm and self._clock() < stint.looked + WATCH_SECONDS:
             self._watch(stint, stint.around)
             return True
-        stint.looked = self._clock()
-        sights = self._lookout.look(stint.around, True)
+        sights = stint.last_seen()
+        if sights is None:
+            stint.looked = self._clock()
+            sights = self._lookout.look(stint.around, True)
         free = [sight for sight in sights if not sight.is_taken or sight.partition in self._drain.in_doubt]
         linger = self._linger()
         oldest = max((sight.age_ms for sight in free), default=0) / 1000
@@ -95,6 +103,8 @@ class Rounds:
             self._serve(stint, free, linger)
         elif free:
             self._sleep(max(linger - oldest, PAUSE_LEAST_SECONDS))
+            self._batch(stint, [_with_others(free, sights, stint.around)], stint.around)
+            stint.is_calm = False
         elif self._clock() > stint.came + IDLE_SECONDS:
             return False
         else:
@@ -105,8 +115,8 @@ class Rounds:
     def _watch(self, stint: _Stint, partitions: Sequence[int]) -> None:
         """Wait for the next command, and take it at once: there is little to do."""
         come = self._lookout.wait(partitions, WATCH_SECONDS)
-        if come := come and [sight.partition for sight in self._lookout.look(come, True) if not sight.is_taken]:
-            self._batch(stint, come)
+        if come:
+            self._batch(stint, [come])
         stint.is_calm = bool(come) and stint.is_done
 
     def _serve(self, stint: _Stint, free: list[Sight], linger: float) -> None:
@@ -121,16 +131,30 @@ class Rounds:
             if many + sight.waiting <= ENOUGH:
                 chosen.append(sight.partition)
                 many += sight.waiting
-        self._batch(stint, chosen)
+        turns = [chosen]
+        if len(chosen) == 1:  # a backlog: while one batch is published, the next is applied
+            turns += [[sight.partition] for sight in in_turn[1:] if sight.waiting >= ENOUGH]
+            full = in_turn[0].waiting // self._drain.batch_size if len(turns) == 1 else 0
+            turns = (turns + [chosen] * full)[:TURNS]
+        self._batch(stint, turns, stint.around)
         stint.is_calm = False
 
-    def _batch(self, stint: _Stint, partitions: list[int]) -> None:
+    def _batch(self, stint: _Stint, turns: list[list[int]], around: Sequence[int] = (), is_free: bool = True) -> None:
+        """Of each turn what nobody has in hand; or, if it is not `is_free`, also what somebody may have died over."""
         begun = self._clock()
-        found = self._drain.together(partitions, 1)
+        seen: list[Sight] | None = None
+        partitions = [partition for turn in turns for partition in turn]
+        if is_free and not self._drain.in_doubt.intersection(partitions):
+            found, seen = self._drain.round(turns, around)
+        else:
+            turns, partitions = turns[:1], turns[0]
+            found = self._drain.together(partitions, 1)
         stint.note(partitions, found, begun)
+        if seen is not None and around:
+            stint.see(seen, self._clock())
         if found:
             stint.came = self._clock()
-            self._batch_seconds = 0.8 * self._batch_seconds + 0.2 * (stint.came - begun)
+            self._batch_seconds = 0.8 * self._batch_seconds + 0.2 * (stint.came - begun) / len(turns)
         else:  # somebody is at it of whom there is no mark
             self._sleep(LINGER_LEAST_SECONDS)
 
@@ -142,6 +166,12 @@ class Rounds:
 
     def _linger(self) -> float:
         return min(max(LINGER_BATCHES * self._batch_seconds, LINGER_LEAST_SECONDS), LINGER_MOST_SECONDS)
+
+
+def _with_others(free: list[Sight], sights: list[Sight], around: Sequence[int]) -> list[int]:
+    """Where something waits, and a few more where nothing did: it may have come since."""
+    chosen, seen = [sight.partition for sight in free], {sight.partition for sight in sights}
+    return chosen + [partition for partition in around if partition not in seen][: max(TOGETHER - len(chosen), 0)]
 
 
 class _Stint:
@@ -156,6 +186,16 @@ class _Stint:
         self.is_done = False  # the last batch left nothing
         self.is_calm = False  # nor had anything waited for it: what comes next can be waited for without another look
         self._asked: dict[int, float] = {}
+        self._seen: list[Sight] | None = None
+
+    def see(self, sights: list[Sight], at: float) -> None:
+        """The news of a batch came back with a look around."""
+        self._seen, self.looked = sights, at
+
+    def last_seen(self) -> list[Sight] | None:
+        """That look, once."""
+        seen, self._seen = self._seen, None
+        return seen
 
     def note(self, partitions: Sequence[int], found: Mapping[int, tuple[int, int]], at: float) -> None:
         """A batch is done."""

@@ -22,7 +22,7 @@ from core.door import MaybeForgotten, Receipt, draft_job
 from core.entries import Entry, Unreadable
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
 from core.grouping import Waiter
-from core.mailbox import BATCH, PORTION, PORTION_LIMIT, Publication, Taken
+from core.mailbox import BATCH, NO_MARKS, PORTION, PORTION_LIMIT, Publication, Sending, Sight, Taken
 from core.model import (
     CANCEL,
     CONFIGURE,
@@ -51,7 +51,9 @@ log = logging.getLogger(__name__)
 DEATHS_TO_QUARANTINE = 3
 DOOR_ATTEMPTS = 4
 DRAIN_SECONDS = 0.1  # then the next partition gets its turn
+AHEAD_SECONDS = 1.0  # so old may be what was taken before the lock: it must not outlive the ledger's rows of it (`aforo prune`)
 NEVER = sys.maxsize
+Counts = dict[int, tuple[int, int]]  # by partition: commands dealt with, and left
 
 
 class BatchPort(Protocol):
@@ -59,6 +61,7 @@ class BatchPort(Protocol):
 
     applied_at: int
     partitions: tuple[int, ...]  # whose locks it has
+    ahead: Loaded | None  # what was asked for with the locks, if it has all of them
 
     def load(self, commands: Sequence[Command]) -> Loaded: ...
     def known(self, job_ids: Sequence[str]) -> dict[str, tuple[Job, Known]]: ...
@@ -74,17 +77,20 @@ class BatchPort(Protocol):
 class StorePort(Protocol):
     """See core.store.Store."""
 
-    def batch(self, *partitions: int) -> AbstractContextManager[BatchPort | None]: ...
+    def batch(self, *partitions: int, ahead: Sequence[Command] = ()) -> AbstractContextManager[BatchPort | None]: ...
 
 
 class MailboxPort(Protocol):
     """See core.mailbox.Mailbox."""
 
-    def take(self, partitions: Sequence[int], limit: int) -> dict[int, Taken]: ...
+    def take(
+        self, partitions: Sequence[int], limit: int, only_free: bool = False, behind: Mapping[int, str] = NO_MARKS
+    ) -> dict[int, Taken]: ...
+    def send(self, news: Mapping[int, Publication]) -> Sending: ...
     def name(self, partition: int, stream_id: str) -> int: ...
     def narrow(self, partition: int, stream_id: str) -> None: ...
     def forgive(self, partition: int, way: str) -> None: ...
-    def publish(self, news: Mapping[int, Publication]) -> dict[int, int]: ...
+    def publish(self, news: Mapping[int, Publication], around: Sequence[int] = ()) -> tuple[dict[int, int], list[Sight]]: ...
 
 
 class Drain:
@@ -93,7 +99,7 @@ class Drain:
     def __init__(self, store: StorePort, mailbox: MailboxPort, batch_size: int, ring: Callable[[int], None]) -> None:
         self._store = store
         self._mailbox = mailbox
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._ring = ring
         self._pace: dict[int, float] = {}
         self.in_doubt: set[int] = set()  # partitions over which somebody died, and which this one is trying in parts
@@ -121,59 +127,133 @@ class Drain:
         """
         return self.together((partition,), keep_from).get(partition, (0, 0))
 
-    def together(self, partitions: Sequence[int], keep_from: int = NEVER) -> dict[int, tuple[int, int]]:
+    def together(self, partitions: Sequence[int], keep_from: int = NEVER) -> Counts:
         """The same of several partitions in one transaction, by partition: with little in each, what a batch costs is shared.
 
         Those that somebody else is at, or in which nothing waits, are not in the answer. What has to be tried by itself, after a
         death or because it may move many reservations, is: then the other partitions are left as they are.
         """
         started = time.monotonic()
-        ways: dict[int, str] = {}  # what was taken, and so has to be taken back if this fails
+        held = _Held()
         try:
             with self._store.batch(*partitions) as batch:
-                if batch is None:
-                    return {}
-                found = self._mailbox.take(batch.partitions, max(1, self._batch_size // len(batch.partitions)))
-                found = {partition: taken for partition, taken in found.items() if not taken.is_empty}
-                ways = {partition: taken.way for partition, taken in found.items()}
-                if not found:
-                    return {}
-                reach("after_read")
-                applied = self._apply(batch, self._compatible(found))
-                reach("before_commit")
+                applied = self._under_lock(batch, held) if batch is not None else None
         except Unavailable:
-            for partition, way in ways.items():
-                self._mailbox.forgive(partition, way)
+            self._give_back(held)
             raise
+        if applied is None:
+            return {}
+        counts: Counts = {}
+        news = self._news(applied, started, keep_from)
+        self._note(counts, news, self._mailbox.publish(news.publications)[0])
+        return counts
+
+    def round(self, turns: Sequence[Sequence[int]], around: Sequence[int] = ()) -> tuple[Counts, list[Sight] | None]:
+        """The same, for who comes again soon, in fewer round trips, for one batch after another, each of the partitions in its
+        turn. Beside it what is seen `around` afterwards, whose bells are kept; None where nothing was dealt with.
+
+        What nobody has in hand is taken first, and its mark keeps others away until the locks and all that the batch needs come
+        together. It is a mailbox's start, or what lies behind that which this worker has just committed. Should others have
+        applied some of it meanwhile, the ledger knows, and nothing behind it can have been applied without it. While Redis
+        publishes a batch, the next one is applied; it is published after that.
+        """
+        counts: Counts = {}
+        earlier: _News | None = None
+        try:
+            for partitions in turns:
+                started = time.monotonic()
+                applied = self._batch_ahead(partitions, earlier)
+                if earlier is not None and earlier.sending is not None:
+                    self._note(counts, earlier, earlier.sending.left())
+                earlier = None if applied is None else self._news(applied, started, 1)
+            if earlier is None:
+                return counts, None
+            left, seen = self._mailbox.publish(earlier.publications, around)
+            self._note(counts, earlier, left)
+            return counts, seen
+        finally:
+            if earlier is not None and earlier.sending is not None:
+                earlier.sending.drop()
+
+    def _batch_ahead(self, partitions: Sequence[int], earlier: _News | None) -> Applied | None:
+        """A batch of what can be taken before the lock; what was committed `earlier` is sent on its way as soon as that is."""
+        started = time.monotonic()
+        held = _Held()
+        try:
+            shares = self._taken_ahead(partitions, held, NO_MARKS if earlier is None else earlier.marks)
+            if earlier is not None:
+                earlier.sending = self._mailbox.send(earlier.publications)
+            if not shares:
+                return None
+            with self._store.batch(*held.ways, ahead=_commands(shares)) as batch:
+                if batch is None:
+                    applied = None
+                elif batch.ahead is None and len(batch.partitions) == len(shares):  # it is nothing but unreadable
+                    applied = self._decided(batch, shares, NOTHING_LOADED)
+                elif batch.ahead is None or time.monotonic() - started > AHEAD_SECONDS:
+                    self._give_back(held)
+                    applied = self._under_lock(batch, held)
+                else:
+                    reach("after_read")
+                    applied = self._decided(batch, shares, batch.ahead)
+        except Unavailable:
+            self._give_back(held)
+            raise
+        if applied is None:
+            self._give_back(held)
+        return applied
+
+    def _under_lock(self, batch: BatchPort, held: _Held) -> Applied | None:
+        found = self._mailbox.take(batch.partitions, max(1, self.batch_size // len(batch.partitions)))
+        found = held.note(found)
+        if not found:
+            return None
+        reach("after_read")
+        found = self._compatible(found, held)
+        shares = [Share(partition, taken, self._selected(batch, partition, taken)) for partition, taken in found.items()]
+        entries = _commands(shares)
+        return self._decided(batch, shares, batch.load(entries) if entries else NOTHING_LOADED)
+
+    def _taken_ahead(self, partitions: Sequence[int], held: _Held, behind: Mapping[int, str]) -> list[Share]:
+        found = self._mailbox.take(partitions, max(1, self.batch_size // len(partitions)), only_free=True, behind=behind)
+        found = self._compatible(held.note(found), held)
+        return [Share(partition, taken, _up_to_a_resize(taken.entries)) for partition, taken in found.items()]
+
+    def _news(self, applied: Applied, started: float, keep_from: int) -> _News:
         reach("after_commit")
         paces = {share.partition: self._measure(share.partition, share.count, started) for share in applied.shares}
-        news = applied.publications(paces, keep_bell=applied.count >= keep_from)
-        left = self._mailbox.publish(news)
-        self.in_doubt -= news.keys()
-        self.in_doubt |= {partition for partition, told in news.items() if not told.mark_over}
-        reach("after_publish")
-        telemetry.applied(applied.verdicts, applied.incidents)
-        return {share.partition: (share.count, left[share.partition]) for share in applied.shares}
+        return _News(applied, applied.publications(paces, keep_bell=applied.count >= keep_from))
 
-    def _compatible(self, found: dict[int, Taken]) -> dict[int, Taken]:
+    def _note(self, counts: Counts, news: _News, left: Mapping[int, int]) -> None:
+        """It is published."""
+        told = news.publications
+        self.in_doubt -= told.keys()
+        self.in_doubt |= {partition for partition, publication in told.items() if not publication.mark_over}
+        reach("after_publish")
+        telemetry.applied(news.applied.verdicts, news.applied.incidents)
+        for share in news.applied.shares:
+            counts[share.partition] = (counts.get(share.partition, (0, 0))[0] + share.count, left[share.partition])
+
+    def _give_back(self, held: _Held) -> None:
+        for partition, way in held.ways.items():
+            self._mailbox.forgive(partition, way)
+        held.ways = {}
+
+    def _compatible(self, found: dict[int, Taken], held: _Held) -> dict[int, Taken]:
         """All of it; or of one partition what has to be tried by itself. The others' marks are taken back."""
         alone = next((partition for partition, taken in found.items() if taken.is_alone), None)
         if alone is None or len(found) == 1:
             return found
-        for partition, taken in found.items():
-            if partition != alone:
-                self._mailbox.forgive(partition, taken.way)
+        for partition in found.keys() - {alone}:
+            self._mailbox.forgive(partition, held.ways.pop(partition))
         return {alone: found[alone]}
 
-    def _apply(self, batch: BatchPort, found: dict[int, Taken]) -> Applied:
-        shares = [Share(partition, taken, self._selected(batch, partition, taken)) for partition, taken in found.items()]
-        entries = [entry.command for share in shares for entry in share.entries]
-        loaded = batch.load(entries) if entries else NOTHING_LOADED
+    def _decided(self, batch: BatchPort, shares: list[Share], loaded: Loaded) -> Applied:
         for share in shares:
             share.part(loaded.sessions)
             if aside := [*share.taken.unreadable, *(_set_aside(e) for e in share.strays if e.command.job_id not in loaded.known)]:
                 batch.set_aside(share.partition, aside)
-        numbered = self._number(batch, [entry.command for share in shares for entry in share.entries], loaded)
+        numbered = self._number(batch, _commands(shares), loaded)
         commands = [_at(command, position) for command, position in zip(numbered.commands, loaded.positions, strict=False)]
         decision = decide(self._state(batch, loaded, commands), commands)
         batch.write(decision)
@@ -184,6 +264,7 @@ class Drain:
         if numbered.redelivered:  # whoever applied them may have died before saying what they changed
             earlier = [*batch.jobs_touched_by(numbered.redelivered), *earlier]
         known_jobs = {job_id: job for job_id, (job, _) in loaded.known.items()}
+        reach("before_commit")
         return Applied(batch.applied_at, shares, loaded.sessions, known_jobs, numbered, decision, earlier)
 
     def _selected(self, batch: BatchPort, partition: int, taken: Taken) -> list[Entry]:
@@ -235,6 +316,34 @@ class Drain:
         rate = count / max(time.monotonic() - started, 1e-4)
         self._pace[partition] = 0.8 * self._pace.get(partition, rate) + 0.2 * rate
         return self._pace[partition]
+
+
+class _Held:
+    """What was taken, by partition, and how: it has to be taken back if nothing comes of it."""
+
+    def __init__(self) -> None:
+        self.ways: dict[int, str] = {}
+
+    def note(self, found: dict[int, Taken]) -> dict[int, Taken]:
+        """Of what was taken, that which is something."""
+        found = {partition: taken for partition, taken in found.items() if not taken.is_empty}
+        self.ways = {partition: taken.way for partition, taken in found.items()}
+        return found
+
+
+class _News:
+    """A committed batch that is to be published, and its publication while that is on its way."""
+
+    def __init__(self, applied: Applied, publications: dict[int, Publication]) -> None:
+        self.applied = applied
+        self.publications = publications
+        # Where all that was taken is dealt with, one may go on behind it.
+        self.marks = {share.partition: share.taken.last for share in applied.shares if share.is_whole}
+        self.sending: Sending | None = None
+
+
+def _commands(shares: Sequence[Share]) -> list[Command]:
+    return [entry.command for share in shares for entry in share.entries]
 
 
 def _up_to_a_resize(entries: list[Entry]) -> list[Entry]:
@@ -292,9 +401,7 @@ class DoorPort(Protocol):
 
     def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
     def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None: ...
-    def accept_all(
-        self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False
-    ) -> Awaitable[list[Receipt | Exception]]: ...
+    def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> Awaitable[list[Receipt | Exception]]: ...
 
 
 class Submit:

@@ -27,6 +27,7 @@ from core.model import (
     IDS_PER_POSITION,
     SEATS_MAX,
     STRICT,
+    Command,
     new_job_id,
 )
 from core.numbering import Incident
@@ -156,13 +157,14 @@ class Store:
         self._engine = engine
 
     @contextmanager
-    def batch(self, *partitions: int) -> Iterator[Batch | None]:
+    def batch(self, *partitions: int, ahead: Sequence[Command] = ()) -> Iterator[Batch | None]:
         """One transaction under the locks of partitions; commits at the end, rolls back on any error.
 
         It goes without those that somebody else has locked, who will read the mailbox again after letting go; None if that leaves
-        nothing. The locks live and die with the transaction, so that a worker that stalls cannot write late. Raises Unavailable.
+        nothing. The locks live and die with the transaction, so that a worker that stalls cannot write late. What the commands
+        `ahead` need is loaded in the same round trip, into the batch's `ahead`, if it has all the locks. Raises Unavailable.
         """
-        with translated(), opened(self._engine, partitions) as batch:
+        with translated(), opened(self._engine, partitions, ahead) as batch:
             yield batch
 
     def create_session(self, values: dict[str, Any], client: str) -> int:

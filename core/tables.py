@@ -237,4 +237,4 @@ APP_RIGHTS: dict[str, str] = {
     "alembic_version": "SELECT",
 }
 APP_SEQUENCES: dict[str, str] = {positions.name: "USAGE"}
-APP_FUNCTIONS: dict[str, str] = dict.fromkeys(("live_reservations", "load_batch", "write_batch"), "EXECUTE")
+APP_FUNCTIONS: dict[str, str] = dict.fromkeys(("live_reservations", "load_batch", "begin_batch", "write_batch"), "EXECUTE")

@@ -56,14 +56,14 @@ CHANGING_COLUMNS = ("id", "name", "status", "seats", "cancelled_at", "rank", "ch
 
 # A batch finds its few rows by index, however large the tables are; an estimate that is off must not lead to a whole table, nor
 # to a whole session: dear rows make the narrowest index the cheapest, also where a wider one has a level less.
-BEGIN_AND_LOCK = """
+BEGIN = """
 BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
-SET LOCAL cpu_tuple_cost = 1; SET LOCAL cpu_index_tuple_cost = 1;
-SELECT partition, pg_try_advisory_xact_lock(%s, partition), (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-FROM unnest(%s::int[]) AS partition"""
+SET LOCAL cpu_tuple_cost = 1; SET LOCAL cpu_index_tuple_cost = 1;"""
 
-# Functions in Postgres, whose statements are planned once for a connection (core/migrations/versions/0009). This one looks
-# which jobs the ledger has, locks the sessions' rows in id order and reads them; then fresh positions, and who holds a place.
+# Functions in Postgres, whose statements are planned once for a connection (core/migrations/versions/0009, 0011). The first tries
+# the locks of partitions, and where it got all of them it does what the second does: look which jobs the ledger has, lock the
+# sessions' rows in id order and read them; then fresh positions, and who holds a place.
+BEGIN_BATCH = BEGIN + " SELECT * FROM begin_batch(%s, %s, %s, %s, %s, %s)"  # noqa: S608  constants
 LOAD_BATCH = "SELECT * FROM load_batch(%s, %s, %s, %s)"
 
 WRITE_BATCH = f"SELECT write_batch({', '.join(['%s'] * 29)})"
@@ -165,18 +165,19 @@ SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT
 
 
 @contextmanager
-def opened(engine: Engine, partitions: Sequence[int]) -> Iterator[Batch | None]:
+def opened(engine: Engine, partitions: Sequence[int], ahead: Sequence[Command]) -> Iterator[Batch | None]:
     """One transaction under the locks of those of these partitions that nobody else has; None if there are none. Commits at the
-    end, rolls back on any error."""
+    end, rolls back on any error. With all of the locks, what the commands `ahead` need is loaded at once."""
     with _cursor(engine) as cursor:
-        cursor.execute(BEGIN_AND_LOCK, (LOCK_NAMESPACE, array(partitions)))
-        rows = cursor.fetchall()
-        locked = tuple([partition for partition, is_locked, _ in rows if is_locked])
+        cursor.execute(BEGIN_BATCH, (LOCK_NAMESPACE, array(partitions), *_wanted(ahead)))
+        ((locked, now, *found),) = cursor.fetchall()
         if not locked:
             yield None
             cursor.execute("ROLLBACK")
             return
-        batch = Batch(cursor, locked, rows[0][2])
+        batch = Batch(cursor, tuple(locked), now)
+        if ahead and len(locked) == len(partitions):
+            batch.ahead = batch.loaded(*found)
         yield batch
         batch.commit()
 
@@ -218,17 +219,15 @@ class Batch:
         self._unsent: list[bytes] = []
         self.partitions = partitions
         self.applied_at = applied_at
+        self.ahead: Loaded | None = None
 
     def load(self, commands: Sequence[Command]) -> Loaded:
         """Lock the sessions concerned, and read all that nearly every batch needs."""
-        people = list({(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)})
-        wanted = (
-            array([c.job_id for c in commands]),
-            array(sorted({c.session_id for c in commands})),
-            array([session_id for session_id, _ in people]),
-            texts([email_key for _, email_key in people]),
-        )
-        ((held, locked, positions, live),) = self._rows(LOAD_BATCH, wanted)
+        ((held, locked, positions, live),) = self._rows(LOAD_BATCH, _wanted(commands))
+        return self.loaded(held, locked, positions, live)
+
+    def loaded(self, held: Any, locked: Any, positions: Any, live: Any) -> Loaded:
+        """What `load_batch` answered."""
         sessions = [_session(row) for row in locked or ()]
         found = [Reservation(*row) for row in live or ()]
         return Loaded(
@@ -323,6 +322,17 @@ class Batch:
 
     def _copy_in(self, statement: str, lines: Iterable[str]) -> None:
         self._cursor.copy_expert(statement, io.BytesIO("".join(lines).encode()))
+
+
+def _wanted(commands: Sequence[Command]) -> tuple[str, ...]:
+    """What `load_batch` is asked for these."""
+    people = list({(c.session_id, email_key) for c in commands for email_key in people_of(c.arguments)})
+    return (
+        array([c.job_id for c in commands]),
+        array(sorted({c.session_id for c in commands})),
+        array([session_id for session_id, _ in people]),
+        texts([email_key for _, email_key in people]),
+    )
 
 
 _POLICIES = (STRICT, FILL)

@@ -1,11 +1,13 @@
 -- Reads the oldest entries of a mailbox, and leaves a mark that goes when they are applied: who finds it knows that the
--- worker before died over them. The caller holds the partition's lock. Keys: see accept.lua.
+-- worker before died over them. The caller holds the partition's lock, or takes only what is free. Keys: see accept.lua.
 --
 --   aforo:{p}:trial  hash  until: last entry of the batch under way; near: last entry of the portion of it being tried;
 --                          name, deaths: the command being tried by itself
 --
--- KEYS[1] the mailbox. ARGV: most entries to read. Answers {until or '' if nobody died, near or '' if nobody died over the
--- portion at the start, entries}: after a death only those in doubt.
+-- KEYS[1] the mailbox. ARGV: most entries to read; 'free' if nothing is wanted where there is a mark, for somebody may be at it,
+-- or one's own mark, to read on behind what one has committed and not told yet, as long as nobody else came across it.
+-- Answers {until or '' if nobody died, near or '' if nobody died over the portion at the start, entries}: after a death only
+-- those in doubt.
 
 local prefix = string.sub(KEYS[1], 1, -8)
 local trial = prefix .. 'trial'
@@ -17,13 +19,21 @@ local function after(a, b)
   return tonumber(a_n) > tonumber(b_n)
 end
 
-local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', ARGV[1])
+local way = ARGV[2] or ''
+local is_behind = way ~= '' and way ~= 'free'
+if is_behind then
+  local mark = redis.call('HMGET', trial, 'until', 'near', 'name')
+  if mark[1] ~= way or mark[2] or mark[3] then return { '', '', {} } end
+end
+local entries = redis.call('XRANGE', KEYS[1], is_behind and '(' .. way or '-', '+', 'COUNT', ARGV[1])
 if #entries == 0 then
+  if way ~= '' then return { '', '', entries } end
   redis.call('DEL', trial, prefix .. 'bell')
   return { '', '', entries }
 end
 local suspect = redis.call('HGET', trial, 'until')
 if suspect and not after(entries[1][1], suspect) then
+  if way ~= '' then return { '', '', {} } end
   local near = redis.call('HGET', trial, 'near')
   if not near or after(entries[1][1], near) then near = '' end
   local doubted = near == '' and suspect or near

@@ -22,8 +22,8 @@ from tests.support.driving import Driver
 from tests.support.waiting import until
 
 NO_PARTITION_LOCK = """
-BEGIN; SELECT partition, %s::bigint > 0, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-FROM unnest(%s::int[]) AS partition"""
+BEGIN; SELECT free, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, l.*
+FROM (SELECT %s::int, %s::int[]) AS w(namespace, free), load_batch(%s, %s, %s, %s) AS l"""
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 # From the outermost: who comes first keeps the second one from even looking, from reading, from writing.
@@ -45,7 +45,7 @@ def without(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Take:
     def take(*guards: str) -> None:
         for guard in guards:
             if guard == "partition lock":
-                monkeypatch.setattr(transaction, "BEGIN_AND_LOCK", NO_PARTITION_LOCK)
+                monkeypatch.setattr(transaction, "BEGIN_BATCH", NO_PARTITION_LOCK)
             else:
                 driver.deployment.sql(DROP[guard])
 

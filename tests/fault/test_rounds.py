@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from core import crashpoints
+import pytest
+
+from core import crashpoints, service
+from core.errors import Unavailable
 from core.lookout import Lookout, Sight
 from core.mailbox import BELL_MS, key
-from core.model import CONFIGURE, ConfigureArguments, partition_of_session
+from core.model import CONFIGURE, Command, ConfigureArguments, partition_of_session
 from tests.support.driving import Driver
 from tests.support.processes import ROOT, Running, python_program, worker_program
 from tests.support.stack import Deployment
@@ -177,3 +182,110 @@ def test_a_worker_is_connected_before_its_first_command_comes(deployment: Deploy
         until(lambda: deployment.sql(others), 30, "it is connected")
     finally:
         worker.kill()
+
+
+def test_what_is_taken_before_the_lock_is_free_and_each_command_is_dealt_with_once(driver: Driver) -> None:
+    sessions = sessions_apart(driver, 3)
+    receipts = [receipt for session in sessions for receipt in driver.reserve(session, *names(2))]
+    partitions = [driver.partition(session) for session in sessions]
+    driver.worker.mailbox.take(partitions[:1], 10)  # somebody has it in hand, or died
+    found, seen = driver.drain.round([partitions], partitions)
+    assert found == dict.fromkeys(partitions[1:], (2, 0))
+    assert [(sight.partition, sight.waiting, sight.is_taken) for sight in seen or ()] == [(partitions[0], 2, True)]
+    assert driver.drain.round([partitions]) == ({}, None)
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 6
+    driver.check(receipts)
+
+
+def test_what_others_applied_between_taking_and_locking_is_not_applied_again(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, *names(3))
+    locked = driver.worker.store.batch
+
+    def late(*partitions: int, ahead: Sequence[Command]) -> Any:
+        monkeypatch.setattr(driver.worker.store, "batch", locked)
+        assert len(ahead) == 3
+        with Driver(driver.deployment) as other:
+            other.drain_all()  # takes it for the batch of somebody who died
+            receipts.extend(driver.reserve(session, *names(5)))  # three of them are there already
+            other.drain_all()
+        return locked(*partitions, ahead=ahead)
+
+    monkeypatch.setattr(driver.worker.store, "batch", late)
+    assert driver.drain.round([[partition]])[0] == {partition: (3, 0)}
+    assert driver.outcomes(receipts) == ["confirmed"] * 3 + ["duplicate"] * 3 + ["confirmed"] * 2
+    assert driver.deployment.sql("SELECT count(*) FROM jobs WHERE seq > 0") == [(8,)]
+    driver.check(receipts)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_who_took_and_gets_no_lock_gives_it_back(driver: Driver, both: bool) -> None:
+    first, second = sessions_apart(driver, 2)
+    receipts = [receipt for session in (first, second) for receipt in driver.reserve(session, *names(2))]
+    partitions = [driver.partition(first), driver.partition(second)]
+    with Driver(driver.deployment) as other, other.worker.store.batch(*partitions[: 1 + both]):
+        assert driver.drain.round([partitions])[0] == ({} if both else {partitions[1]: (2, 0)})
+    assert not any(driver.redis.exists(key(partition, "trial")) for partition in partitions)
+    driver.drain_all()
+    driver.check(receipts)
+
+
+def test_what_was_taken_long_before_the_lock_is_read_again(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "AHEAD_SECONDS", 0.0)
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, *names(3))
+    taken = []
+    take = driver.worker.mailbox.take
+    monkeypatch.setattr(driver.worker.mailbox, "take", lambda *asked, **how: taken.append(how) or take(*asked, **how))
+    assert driver.drain.round([[partition]])[0] == {partition: (3, 0)}
+    assert taken == [{"only_free": True, "behind": {}}, {}]
+    driver.check(receipts)
+
+
+def test_a_backlog_is_applied_while_what_came_before_is_published(driver: Driver) -> None:
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, *names(5))
+    with Driver(driver.deployment, batch_size=2) as worker:
+        assert worker.drain.round([[partition]] * 4, [partition]) == ({partition: (5, 0)}, None)
+    assert driver.deployment.sql("SELECT count(DISTINCT batch), count(*) FROM jobs WHERE seq > 0") == [(3, 5)]
+    assert not driver.redis.exists(key(partition, "trial"))
+    assert driver.outcomes(receipts) == ["confirmed"] * 5
+    driver.check(receipts)
+
+
+def test_a_batch_in_parts_leaves_the_next_one_where_it_is(driver: Driver) -> None:
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, "ana", "bo")
+    receipts += driver.accept([(CONFIGURE, session, ConfigureArguments(capacity=2))])
+    receipts += driver.reserve(session, "cy")
+    # Behind what was taken and not dealt with there is nothing to take yet.
+    assert driver.drain.round([[partition], [partition]])[0] == {partition: (2, 2)}
+    assert driver.drain.round([[partition]])[0] == {partition: (1, 1)}
+    assert driver.drain.round([[partition]])[0] == {partition: (1, 0)}
+    assert driver.outcomes(receipts) == ["confirmed", "confirmed", "resized", "sold_out"]
+    driver.check(receipts)
+
+
+def test_what_is_committed_and_cannot_be_published_is_told_again(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = driver.new_session(capacity=100)
+    partition = driver.partition(session)
+    receipts = driver.reserve(session, *names(5))
+    with Driver(driver.deployment, batch_size=2) as worker:
+        monkeypatch.setattr(worker.worker.mailbox, "send", fails)
+        with pytest.raises(Unavailable):
+            worker.drain.round([[partition]] * 3)
+    assert driver.deployment.sql("SELECT count(*) FROM jobs WHERE seq > 0") == [(2,)]
+    driver.drain_all()
+    assert driver.outcomes(receipts) == ["confirmed"] * 5
+    driver.check(receipts)
+
+
+def fails(_news: Any) -> Any:
+    raise Unavailable

@@ -51,7 +51,7 @@ class MemoryStore:
         self.at = at
 
     @contextmanager
-    def batch(self, *partitions: int) -> Iterator[Transaction | None]:
+    def batch(self, *partitions: int, ahead: Sequence[Command] = ()) -> Iterator[Transaction | None]:
         """See core.store.Store.batch."""
         self.at("lock")
         free = tuple([partition for partition in partitions if self.may_lock(partition)])
@@ -61,6 +61,8 @@ class MemoryStore:
         transaction = Transaction(self, free)
         self.locked.update(dict.fromkeys(free, transaction))
         try:
+            if ahead and len(free) == len(partitions):
+                transaction.ahead = transaction.load(ahead)
             yield transaction
             lost = self.at("commit")
             transaction.commit()
@@ -111,6 +113,7 @@ class Transaction:
     def __init__(self, store: MemoryStore, partitions: tuple[int, ...]) -> None:
         self._store = store
         self.partitions = partitions
+        self.ahead: Loaded | None = None
         self._ended = False
         self._decisions: list[Decision] = []
         self._rows: list[Row] = []

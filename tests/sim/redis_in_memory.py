@@ -18,7 +18,7 @@ from core.mailbox import script
 
 At = Callable[[str], BaseException | None]
 Key = dict[str, Any]  # a hash, or a stream by entry id
-SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head", "changed")}
+SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head", "changed", "look")}
 
 
 class MemoryRedis:
@@ -137,16 +137,24 @@ class MemoryRedis:
         told = [value for answer in answers for value in answer]
         return [depth, self.get(f"{prefix}pace") or b"0", int(rung), told, shown, before, grown]
 
-    def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
+    def take(self, prefix: str, mailbox: str, limit: int, way: str = "") -> list[Any]:
         """take.lua"""
-        found = list(islice((self.get(mailbox) or {}).items(), limit))
+        waiting = (self.get(mailbox) or {}).items()
+        if way not in ("", "free"):
+            if (self.get(f"{prefix}trial") or {}) != {"until": way}:
+                return [b"", b"", []]
+            waiting = [(entry, held) for entry, held in waiting if _entry_id(entry) > _entry_id(way)]
+        found = list(islice(waiting, limit))
         rows = [[entry.encode(), [b"s", b"%d" % seq, b"c", command]] for entry, (seq, command) in found]
         if not found:
-            self._delete(f"{prefix}trial", f"{prefix}bell")
+            if not way:
+                self._delete(f"{prefix}trial", f"{prefix}bell")
             return [b"", b"", rows]
         trial, first = self.get(f"{prefix}trial") or {}, _entry_id(found[0][0])
         suspect, near = trial.get("until"), trial.get("near", "")
         if suspect and first <= _entry_id(suspect):
+            if way:
+                return [b"", b"", []]
             near = near if near and first <= _entry_id(near) else ""
             doubted = _entry_id(near or suspect)
             return [suspect.encode(), near.encode(), [row for row in rows if _entry_id(row[0].decode()) <= doubted]]
@@ -154,6 +162,16 @@ class MemoryRedis:
             self._delete(f"{prefix}trial")
         self._hash(f"{prefix}trial")["until"] = found[-1][0]
         return [b"", b"", rows]
+
+    def look(self, prefix: str, mailbox: str, keep_ms: int) -> list[int]:
+        """look.lua"""
+        if keep_ms:
+            self._set(f"{prefix}bell", "1", keep_ms)
+        waiting = self.get(mailbox) or {}
+        if not waiting:
+            return [0, 0, 0]
+        oldest = _entry_id(next(iter(waiting)))[0]
+        return [len(waiting), self.now_ms() - oldest, int(self.get(f"{prefix}trial") is not None)]
 
     def name(self, prefix: str, _mailbox: str, entry: str) -> int:
         """name.lua"""

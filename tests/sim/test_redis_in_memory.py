@@ -80,20 +80,23 @@ class Side:
         """As the API loads one."""
         return self._loop.run_until_complete(self._projections.put_head(session, first_accepted_ms))
 
-    def take(self, limit: int) -> Any:
-        """As a drain reads."""
-        taken = self.mailbox.take([0], limit)[0]
+    def take(self, limit: int, only_free: bool, behind: int | None) -> Any:
+        """As a drain reads, perhaps behind an entry that it takes for its mark."""
+        marks = {} if behind is None else {0: self._entries[behind]}
+        taken = self.mailbox.take([0], limit, only_free, marks)[0]
         assert not taken.unreadable
         entries = [(self.number(e.stream_id), msgspec.structs.replace(e.command, accepted_at=0)) for e in taken.entries]
         return self.number(taken.suspect), self.number(taken.near), entries, taken.way
 
     def publish(
-        self, rows: list[tuple[int, Job | None]], sessions: Any, lifts: Any, earlier: Any, over: int | None, *news: Any
-    ) -> int:
-        """As a drain publishes; entries by number, also the one that its mark names."""
+        self, rows: list[tuple[int, Job | None]], sessions: Any, lifts: Any, earlier: Any, over: int | None, *news: Any,
+        around: tuple[int, ...] = (),
+    ) -> Any:  # fmt: skip
+        """As a drain publishes, perhaps with a look around; entries by number, also the one that its mark names."""
         mark = "" if over is None else self._entries[over]
         found = [(self._entries[number], job) for number, job in rows]
-        return self.mailbox.publish({0: Publication(found, sessions, lifts, earlier, mark, *news)})[0]
+        left, seen = self.mailbox.publish({0: Publication(found, sessions, lifts, earlier, mark, *news)}, around)
+        return left, [(sight.partition, sight.waiting, sight.is_taken) for sight in seen]
 
     def name(self, number: int) -> int:
         """As a drain names."""
@@ -221,7 +224,9 @@ class Script:
 
     def _take(self) -> Callable[[Side], Any]:
         limit = self.random.choice((1, 2, 5, 100))
-        return lambda side: side.take(limit)
+        only_free = self.random.random() < 0.5
+        behind = self.random.choice([None, None, *sorted(self.waiting)[:8]])
+        return lambda side: side.take(limit, only_free, behind)
 
     def _trial(self) -> Callable[[Side], Any]:
         way, number = self.random.choice((BATCH, ONE, PORTION)), self.random.choice(sorted(self.waiting) or [-1])
@@ -240,7 +245,8 @@ class Script:
         lifts = {session_id: Lift(rng.randint(1, 4), rng.randint(1, 12)) for session_id in sorted(told) if rng.random() < 0.5}
         over = rng.choice([None, None, *numbers[-1:], *sorted(self.waiting)[-1:]])
         gone = frozenset({3} if rng.random() < 0.05 else ())
-        return lambda side: side.publish(rows, sessions, lifts, earlier, over, 12.5, gone)
+        around = rng.choice(((), (), (0,)))
+        return lambda side: side.publish(rows, sessions, lifts, earlier, over, 12.5, gone, around=around)
 
     def _done(self) -> Job:
         job = self.random.choice(self._jobs)

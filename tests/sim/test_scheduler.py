@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from core import numbering, service
+from core.applied import Share
 from core.decide import Decision, State, decide
 from core.service import Drain
 from tests.sim import world
@@ -101,9 +102,9 @@ class LeavesEntries(MemoryRedis):
 class NeverMarks(MemoryRedis):
     """take.lua leaves no mark over a batch."""
 
-    def take(self, prefix: str, mailbox: str, limit: int) -> list[Any]:
+    def take(self, prefix: str, mailbox: str, limit: int, way: str = "") -> list[Any]:
         self._delete(f"{prefix}trial")
-        return super().take(prefix, mailbox, limit)
+        return super().take(prefix, mailbox, limit, way)
 
 
 class RaisesNothing(MemoryRedis):
@@ -130,9 +131,9 @@ class Keyless(Unlocked):
 class PublishesEarly(Drain):
     """The publication comes before the commit."""
 
-    def _apply(self, batch: Any, found: Any) -> Any:
-        applied = super()._apply(batch, found)
-        self._mailbox.publish(applied.publications(dict.fromkeys(found, 1.0)))
+    def _decided(self, batch: Any, shares: Any, loaded: Any) -> Any:
+        applied = super()._decided(batch, shares, loaded)
+        self._mailbox.publish(applied.publications({share.partition: 1.0 for share in shares}))
         return applied
 
 
@@ -179,6 +180,7 @@ GUARDS = [
     Guard("the commit comes before the publication", "not committed", {"drain_type": PublishesEarly}),
     Guard("capacity is what it is", "and not sold_out", away=(service, "decide", gives_a_place_too_many)),
     Guard("what was applied is told again", " is not Job", away=(service, "number", tells_nothing_again)),
+    Guard("one goes on only behind what is whole", "was accepted before", away=(Share, "is_whole", True)),
     Guard("the sweeper", "never comes to rest", away=(world, "sweep", sweeps_nothing)),
 ]
 

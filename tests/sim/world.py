@@ -19,6 +19,7 @@ from core import bootstrap, crashpoints, mailbox, service
 from core.bootstrap import ApiServices
 from core.door import GROUP_LIMIT, Door, Receipt
 from core.errors import AforoError, Unavailable
+from core.exchange import Command, Exchange, Sent
 from core.lanes import Lanes
 from core.mailbox import Mailbox
 from core.model import Arguments, Job, Session, partition_of_session
@@ -33,7 +34,7 @@ BEGIN_MS = 1_900_000_000_000
 TRANSACTION_MS = 3000  # how long a transaction may stand still; see core.store
 POISON = "poison@example.org"
 WORKER_POINTS = ("after_read", "mid_transaction", "before_commit", "after_commit", "between_publishes", "after_publish")
-REDIS_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "doubt", "forgive", "head"})
+REDIS_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "look", "doubt", "forgive", "head"})
 POSTGRES_PLACES = frozenset({"lock", "commit"})
 LOSSY_PLACES = frozenset({"accept", "take", "narrow", "name", "publish", "head", "commit"})  # a reply may be lost here
 
@@ -135,6 +136,25 @@ class Gate:
         return group
 
 
+class Slow(Exchange):
+    """A server that does what it was sent when the replies are asked for, and not before."""
+
+    def send(self, commands: Sequence[Command], behind: Sent | None = None) -> Sent:
+        sent = behind or SentToSlow(self, None)
+        sent.add(commands)
+        return sent
+
+
+class SentToSlow(Sent):
+    """Commands that nobody has read yet."""
+
+    def add(self, commands: Sequence[Command]) -> None:
+        self._replies += commands
+
+    def replies(self) -> list[Any]:
+        return self._exchange.by_pipeline(self._replies)
+
+
 class World:
     """One deployment, empty but for its sessions."""
 
@@ -148,9 +168,11 @@ class World:
         self.redis = redis_type(self.now_ms, pause)
         self.store = store_type(self.now_ms, pause)
         self.bells: list[int] = []
-        self._is_together = False
+        self._workers = 0
         self.surprises: list[Exception] = []  # what a worker died of that nobody injected
         self.mailbox = Mailbox(self.redis, job_ttl_seconds)  # type: ignore[arg-type]
+        if batch_size % 2:  # else at once
+            self.mailbox._publish._exchange = Slow(self.redis)  # type: ignore[arg-type]
         self.drain = drain_type(self.store, self.mailbox, batch_size, self.bells.append)
         client: Any = AsyncMemoryRedis(self.redis)
         self.gate = Gate()
@@ -226,14 +248,20 @@ class World:
         return Actor("door", work)
 
     def worker(self, name: str, partition: int) -> Actor:
-        """A worker that got a doorbell's message; every other one takes what waits elsewhere together with it."""
-        self._is_together = not self._is_together
-        work = self._drain_together if self._is_together else self.drain
+        """A worker that got a doorbell's message: one in four drains its partition, the others what waits elsewhere with it."""
+        self._workers += 1
+        work = (self.drain, self._drain_together, self._drain_ahead, self._drain_ahead)[self._workers % 4]
         return Actor(name, lambda: self._at_work(lambda: work(partition)))
 
     def _drain_together(self, partition: int) -> None:
         in_turn = [(partition + step) % self.partitions for step in range(self.partitions)]
         while any(left for _, left in self.drain.together(in_turn).values()):
+            pass
+
+    def _drain_ahead(self, partition: int) -> None:
+        """As the rounds do it: taken before the lock, one batch after another, and with a look around beside the news."""
+        in_turn = [(partition + step) % self.partitions for step in range(self.partitions)]
+        while any(left for _, left in self.drain.round([in_turn, in_turn[:1], in_turn], in_turn)[0].values()):
             pass
 
     def sweeper(self, name: str) -> Actor:

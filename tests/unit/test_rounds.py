@@ -24,6 +24,7 @@ class Lanes:
         self.comes: dict[int, list[float]] = defaultdict(list)  # when, in order
         self.taken: set[int] = set()
         self.in_doubt: set[int] = set()
+        self.batch_size = BATCH
         self.batches: list[dict[int, int]] = []
         self.waits: list[float] = []
         self.bells: set[int] = set()
@@ -53,6 +54,16 @@ class Lanes:
         self.batches.append({partition: len(some) for partition, some in found.items()})
         self.bells |= found.keys()
         return {partition: (len(some), self.waiting(partition)) for partition, some in found.items()}
+
+    def round(
+        self, turns: Sequence[Sequence[int]], around: Sequence[int] = ()
+    ) -> tuple[dict[int, tuple[int, int]], list[Sight] | None]:
+        found: dict[int, tuple[int, int]] = {}
+        for turn in turns:
+            if free := [p for p in turn if p not in self.taken and self.waiting(p)]:
+                for p, (count, left) in self.together(free, 1).items():
+                    found[p] = (found.get(p, (0, 0))[0] + count, left)
+        return found, self.look(around, True) if found and around else None
 
     def look(self, partitions: Sequence[int], keep_bells: bool) -> list[Sight]:
         assert keep_bells
@@ -136,8 +147,16 @@ def test_a_backlog_is_worked_off_without_a_pause_and_calls_another_worker_once(l
         lanes.send(partition, 5000)
     lanes.rounds(1)
     assert len(lanes.batches) == 20
+    assert lanes.looks < 10  # in between, four batches go one after another
     assert lanes.slept < 0.1  # only at the end, for what may still come
     assert len(lanes.rung) == 1
+
+
+def test_one_partitions_backlog_goes_batch_after_batch_as_far_as_full_ones_were_seen(lanes: Lanes) -> None:
+    lanes.send(0, 4 * BATCH + 1)
+    lanes.rounds(0)
+    assert [sum(batch.values()) for batch in lanes.batches] == [BATCH] * 4 + [1]
+    assert lanes.looks < 6
 
 
 def test_of_a_flood_somebody_who_waits_elsewhere_gets_a_turn(lanes: Lanes) -> None:

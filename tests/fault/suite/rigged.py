@@ -29,8 +29,8 @@ VARIABLE = "FAULT_RIG"
 MODULE = "tests.fault.suite.rigged"
 LINGER_SECONDS = 0.03
 NO_PARTITION_LOCK = """
-BEGIN; SELECT partition, %s::bigint > 0, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
-FROM unnest(%s::int[]) AS partition"""
+BEGIN; SELECT free, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, l.*
+FROM (SELECT %s::int, %s::int[]) AS w(namespace, free), load_batch(%s, %s, %s, %s) AS l"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def arrange(rig: Rig) -> None:
     """Arrange it in this process and in those it will start."""
     _arm(rig)
     if "partition lock" in rig.off:
-        transaction.BEGIN_AND_LOCK = NO_PARTITION_LOCK
+        transaction.BEGIN_BATCH = NO_PARTITION_LOCK
     if rig.off:
         rounds.STINT_SECONDS = 0.0  # who is to meet another must not keep out of its way
     if rig.bells != 1:
