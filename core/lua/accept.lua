@@ -37,111 +37,106 @@
 -- much it has grown}. `answers` has two values for each command: seq and accepted at of one that was accepted now, or a tag and a
 -- text: K known already (the record), L look into the ledger first, F full, H head unknown, S shut, E the server refused (why).
 
-local prefix = string.sub(KEYS[1], 1, -8)
-local jobs = prefix .. 'job:'
-local sessions = prefix .. 's:'
-local limit = tonumber(ARGV[1])
-local depth = redis.call('XLEN', KEYS[1])
-local shut = redis.call('GET', prefix .. 'lanes') == 'shut'
-local heads = {}
-local shown = {}
-local answers = {}
-local records = {} -- of what is accepted: key, record, key, record ...
-local accepted = 0
-local now
-local doubt
+-- Functions share nothing with their script, for what they share is made anew in every call (a tenth of its time).
 
 -- A job that was done when Postgres went back: it expires before the doubt does. Only the ledger knows whether it is still so.
-local function is_doubted(key, known)
+local function is_doubted(known, key, doubt)
   if string.byte(known) ~= 100 then return false end -- 'd'
-  doubt = doubt or redis.call('PTTL', prefix .. 'doubt')
-  return doubt > 0 and redis.call('PTTL', key) <= doubt
+  local left = redis.call('PTTL', doubt)
+  return left > 0 and redis.call('PTTL', key) <= left
 end
 
 local function now_ms()
-  if not now then
-    local time = redis.call('TIME')
-    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-  end
-  return now
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
 
-local function head_of(session, is_shown)
-  local head = heads[session]
-  if head == nil or is_shown and head and not head.is_shown then
-    local key, found = sessions .. session, nil
-    if is_shown then
-      found = redis.call('HMGET', key, 'q', 'f', 'a', 'c', 'r', 'w', 'l', 's')
-    else
-      found = redis.call('HMGET', key, 'q', 'f')
-    end
-    head = found[1] and (head or { q = tonumber(found[1]), accepted = 0, forgot = found[2] }) or false
-    heads[session] = head
-    if head and is_shown then
-      head.is_shown = true
-      shown[#shown + 1] = { session, unpack(found, 3, 8) }
-    end
-  end
-  return head
-end
+local prefix = string.sub(KEYS[1], 1, -8)
+local jobs, sessions, doubt = prefix .. 'job:', prefix .. 's:', prefix .. 'doubt'
+local limit = tonumber(ARGV[1])
+local are_shown = string.find(ARGV[6], '[23]')
 
--- One look for all of them; what this call accepts is put beside, for the same job may be twice in a group.
-local keys = {}
+-- One look for all that lies under one key: first what belongs to none of the commands, then their jobs.
+local AHEAD = 4
+local total, bell = prefix .. 'total:' .. ARGV[3], prefix .. 'bell'
+local keys = { prefix .. 'lanes', prefix .. 'pace', bell, total }
 for i = 7, #ARGV, 4 do keys[#keys + 1] = jobs .. ARGV[i] end
 local found = redis.call('MGET', unpack(keys))
-local mine = {}
+local shut = found[1] == 'shut'
+local depth = redis.call('XLEN', KEYS[1])
+local heads = {} -- by session: q, f and what is to be told; false: there is none
+local queued = {} -- by session: its last seq, where something was accepted
+local shown = {}
+local records = {} -- of what is accepted: key, record, key, record ...
+local mine = {} -- the same by key, for the same job may be twice in a group
+local before = tonumber(found[4] or '0')
+local answers = {}
 
-local function accept(number, session, record, command)
-  local key = keys[number]
-  local known = mine[key] or found[number]
-  local digit = string.byte(ARGV[6], number) - 48 -- '0'
-  local head = head_of(session, digit >= 2)
-  if known and not is_doubted(key, known) then return 'K', known end
-  if shut then return 'S', '' end
-  if (known or head and head.forgot and tonumber(head.forgot) > now_ms()) and digit % 2 == 1 then return 'L', '' end
-  if depth >= limit then return 'F', '' end
-  if not head then return 'H', '' end
-  local seq = head.q + 1
-  -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
-  local id = redis.pcall('XADD', KEYS[1], '*', 's', seq, 'c', command)
-  if type(id) == 'table' then return 'E', id['err'] end
-  local at = tonumber(string.match(id, '^%d+'))
-  record = record .. cmsgpack.pack(seq, at)
-  mine[key] = record
-  records[2 * accepted + 1], records[2 * accepted + 2] = key, record
-  head.q = seq
-  head.accepted = head.accepted + 1
-  depth = depth + 1
-  accepted = accepted + 1
-  return seq, at
-end
-
-for number = 1, #keys do
+for number = 1, #keys - AHEAD do
   local i = 4 * number + 4
-  answers[2 * number - 1], answers[2 * number] = accept(number, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+  local session = ARGV[i]
+  local head = heads[session]
+  if head == nil then
+    if are_shown then
+      head = redis.call('HMGET', sessions .. session, 'q', 'f', 'a', 'c', 'r', 'w', 'l', 's')
+      if head[1] then shown[#shown + 1] = { session, unpack(head, 3, 8) } end
+    else
+      head = redis.call('HMGET', sessions .. session, 'q', 'f')
+    end
+    head = head[1] and head
+    heads[session] = head
+  end
+  local key = keys[AHEAD + number]
+  local known = mine[key] or found[AHEAD + number]
+  local is_keyed = string.byte(ARGV[6], number) % 2 == 1 -- '1' or '3'
+  local first, second
+  if known and not is_doubted(known, key, doubt) then
+    first, second = 'K', known
+  elseif shut then
+    first, second = 'S', ''
+  elseif is_keyed and (known or head and head[2] and tonumber(head[2]) > now_ms()) then
+    first, second = 'L', ''
+  elseif depth >= limit then
+    first, second = 'F', ''
+  elseif not head then
+    first, second = 'H', ''
+  else
+    first = (queued[session] or tonumber(head[1])) + 1
+    -- The first write of all: where the server refuses it (out of memory), nothing has half happened.
+    local id = redis.pcall('XADD', KEYS[1], '*', 's', first, 'c', ARGV[i + 2])
+    if type(id) == 'table' then
+      first, second = 'E', id['err']
+    else
+      second = tonumber(string.match(id, '^%d+'))
+      local record = ARGV[i + 1] .. cmsgpack.pack(first, second)
+      mine[key] = record
+      records[#records + 1] = key
+      records[#records + 1] = record
+      queued[session] = first
+      depth = depth + 1
+    end
+  end
+  answers[#answers + 1] = first
+  answers[#answers + 1] = second
 end
 
+local accepted = #records / 2
 local rung = 0
-local total, bell = prefix .. 'total:' .. ARGV[3], prefix .. 'bell'
-local others = redis.call('MGET', total, prefix .. 'pace', bell)
-local before = tonumber(others[1] or '0')
 local grown = 0
 if accepted > 0 then
   redis.call('MSET', unpack(records))
-  for session, head in pairs(heads) do
-    if head and head.accepted > 0 then
-      redis.call('HSET', sessions .. session, 'q', head.q)
-      redis.call('PERSIST', sessions .. session)
-    end
+  for session, seq in pairs(queued) do
+    redis.call('HSET', sessions .. session, 'q', seq)
+    redis.call('PERSIST', sessions .. session)
   end
   -- Where it was told of more, data was lost: the total stays until a reply has reached it that says so.
   if before >= tonumber(ARGV[5]) then
     grown = accepted
-    redis.call('SET', total, before + grown, 'EX', ARGV[4])
+    redis.call('SET', total, before + accepted, 'EX', ARGV[4])
   end
-  if not others[3] then
+  if not found[3] then
     redis.call('SET', bell, '1', 'PX', ARGV[2])
     rung = 1
   end
 end
-return { depth, others[2] or '0', rung, answers, shown, before, grown }
+return { depth, found[2] or '0', rung, answers, shown, before, grown }

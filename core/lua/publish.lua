@@ -29,7 +29,7 @@ local left = redis.call('XLEN', KEYS[1])
 
 local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift, lifted)
   local key = prefix .. 's:' .. session
-  local head = redis.call('HMGET', key, 'v', 'q', 'o', 'u')
+  local head = redis.call('HMGET', key, 'v', 'q')
   if not head[1] then return false end
   local queued = tonumber(head[2])
   lift = tonumber(lift)
@@ -37,8 +37,9 @@ local function put_counts(session, version, seq, capacity, reserved, waiting, pl
     -- Redis numbers from an older state: bring it up by what commands were renumbered, if it was this state that had numbered
     -- them. All that it had numbered by then (up to `u`) carry the same difference, over however many batches: `o` remembers how
     -- much of it is done.
-    local upto = tonumber(head[4] or '0')
-    local done = tonumber(lifted) <= upto and tonumber(head[3]) or 0
+    local raised = redis.call('HMGET', key, 'o', 'u')
+    local upto = tonumber(raised[2] or '0')
+    local done = tonumber(lifted) <= upto and tonumber(raised[1]) or 0
     if lift > done then
       if done == 0 then upto = queued end
       queued = redis.call('HINCRBY', key, 'q', lift - done)
@@ -98,10 +99,11 @@ else
   local mark = redis.call('HGET', trial, 'until')
   if not mark or mark == ARGV[6] then redis.call('DEL', trial) end
 end
+if left == 0 and ARGV[7] == '0' then redis.call('DEL', prefix .. 'bell') end
+-- What tells of workers that live, not of data, goes into no log.
+redis.set_repl(redis.REPL_NONE)
 if ARGV[4] ~= '0' then redis.call('SET', prefix .. 'pace', ARGV[4], 'EX', 60) end
-if left == 0 and ARGV[7] == '0' then
-  redis.call('DEL', prefix .. 'bell')
-else
+if left > 0 or ARGV[7] ~= '0' then
   redis.call('SET', prefix .. 'bell', '1', 'PX', ARGV[3])
 end
 return left
