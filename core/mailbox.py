@@ -219,6 +219,7 @@ class Sending:
         self._partitions: list[int] = []
         self._calls: list[Call] = []
         self._sent: Sent | None = None
+        self._left: dict[int, int] = {}
 
     def add(self, partitions: list[int], calls: list[Call]) -> None:
         """Send the next part."""
@@ -227,9 +228,12 @@ class Sending:
         self._calls += calls
 
     def left(self) -> dict[int, int]:
-        """Wait for its end: how many entries are left in each partition. Raises Unavailable."""
-        answers = self._publish.answers_to(self._calls, self._sent) if self._sent is not None else []
-        return dict(zip(self._partitions, answers, strict=True))
+        """Wait for the end of what was sent: how many entries are left in each partition. Raises Unavailable."""
+        if self._sent is not None:
+            sent, self._sent = self._sent, None
+            self._left.update(zip(self._partitions, self._publish.answers_to(self._calls, sent), strict=True))
+            self._partitions, self._calls = [], []
+        return self._left
 
     def drop(self) -> None:
         """Nobody waits for it any more, if anybody still did."""
@@ -300,12 +304,19 @@ class Mailbox:
         return left, sights(around, seen)
 
     def send(self, news: Mapping[int, Publication]) -> Sending:
-        """Publish, and do something else until its end is asked for. Raises Unavailable."""
+        """Publish, and do something else until its end is asked for. Raises Unavailable.
+
+        Parts that take nothing out of the mailbox are waited for: at maxmemory they fail and those that do would not, and then
+        nothing was left to bring them again.
+        """
         sending = Sending(self._publish)
+        early = max(len(told.earlier) - 1 for told in news.values()) // PUBLISH_LIMIT
         for number, part in enumerate(self._prepared(news)):
             if number:
                 reach("between_publishes")
             sending.add(*part)
+            if number < early:
+                sending.left()
         return sending
 
     def _prepared(self, news: Mapping[int, Publication]) -> list[tuple[list[int], list[Call]]]:
