@@ -44,6 +44,7 @@ local function put_counts(session, version, seq, capacity, reserved, waiting, pl
       if done == 0 then upto = queued end
       queued = redis.call('HINCRBY', key, 'q', lift - done)
       redis.call('HSET', key, 'o', lift, 'u', upto)
+      redis.call('PERSIST', key) -- a part before, which took nothing out, may have found it idle
     elseif lift < done and queued == upto + done then
       -- One of them was none after all, and nothing was numbered since.
       queued = redis.call('HINCRBY', key, 'q', lift - done)

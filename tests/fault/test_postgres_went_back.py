@@ -74,6 +74,19 @@ def test_an_outcome_that_postgres_has_lost_is_noticed_and_no_longer_shown(driver
     assert len(incidents(driver)) == 1
 
 
+def test_a_head_that_alone_knows_of_numbers_does_not_expire(driver: Driver) -> None:
+    session, receipts = one_lost(driver)
+    name = key(driver.partition(session), f"s:{session}")
+    assert driver.redis.ttl(name) > 0
+    recheck(driver)
+    assert driver.redis.ttl(name) == -1
+    assert driver.reserve(session, "cy")[0].job.seq == 3
+    driver.drain_all()
+    assert head(driver, session) == [b"3", b"3", b"2"]
+    assert driver.redis.ttl(name) > 0
+    assert driver.outcomes(receipts[:1]) == ["confirmed"]
+
+
 def test_a_lost_command_that_is_sent_again_is_decided_anew_and_the_gap_stays(driver: Driver) -> None:
     session, receipts = one_lost(driver)
     recheck(driver)

@@ -294,6 +294,21 @@ def test_numbering_agrees_again_though_commands_arrive_between_renumbered_batche
         assert driver.check(receipts).gaps == 0
 
 
+def test_a_head_that_is_raised_does_not_expire_while_commands_wait(deployment: Deployment) -> None:
+    with Driver(deployment, batch_size=1) as driver:
+        session = driver.new_session()
+        receipts = driver.reserve(session, "ana", "bo")
+        driver.drain_all()
+        driver.redis.hset(head(driver, session), "q", 1)
+        receipts += driver.reserve(session, "cy", "dee")
+        driver.redis.expire(head(driver, session), 60)  # as a part without entries leaves it, where numbers agree by chance
+        assert driver.drain.batch(driver.partition(session)) == (1, 1)
+        assert driver.redis.hmget(head(driver, session), "q", "a") == [b"4", b"3"]
+        assert driver.redis.ttl(head(driver, session)) == -1
+        driver.drain_all()
+        driver.check(receipts)
+
+
 def test_a_redis_put_back_twice_is_renumbered_twice(driver: Driver) -> None:
     session = driver.new_session(capacity=50)
     saved = after_first(driver, session, "ana")

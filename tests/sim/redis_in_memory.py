@@ -252,6 +252,7 @@ class MemoryRedis:
             done = head["o"] if lifted <= head.get("u", 0) else 0
             if lift > done:
                 head["u"] = head["q"] if done == 0 else head["u"]
+                self.expiries.pop(key, None)
             if lift > done or head["q"] == head["u"] + done:
                 head["q"], head["o"] = head["q"] + lift - done, lift
         if version < head["v"]:
