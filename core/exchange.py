@@ -48,9 +48,10 @@ class Exchange:
         self._idle.append((connection, time.monotonic()))
 
     def _connection(self) -> Any:
-        if not self._idle:
+        try:
+            connection, used = self._idle.pop()
+        except IndexError:  # asked for before, another thread might take the last one in between
             return self._client.connection_pool.make_connection()
-        connection, used = self._idle.pop()
         try:
             if time.monotonic() - used > RESTED_SECONDS and connection.can_read():  # nothing is due: it is the end
                 connection.disconnect()

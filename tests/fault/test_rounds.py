@@ -11,6 +11,7 @@ import pytest
 
 from core import crashpoints, service
 from core.errors import Unavailable
+from core.exchange import Exchange
 from core.lookout import Lookout, Sight
 from core.mailbox import BELL_MS, key
 from core.model import CONFIGURE, Command, ConfigureArguments, partition_of_session
@@ -285,6 +286,19 @@ def test_what_is_committed_and_cannot_be_published_is_told_again(driver: Driver,
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed"] * 5
     driver.check(receipts)
+
+
+def test_a_connection_that_another_thread_takes_first_is_not_missed(driver: Driver) -> None:
+    exchange = Exchange(driver.redis)
+    exchange._idle = TakenMeanwhile()
+    assert exchange([("PING",)]) == [b"PONG"]
+
+
+class TakenMeanwhile(list[Any]):
+    """There seems to be something in it, and then there is not."""
+
+    def __bool__(self) -> bool:
+        return True
 
 
 def fails(_news: Any) -> Any:
