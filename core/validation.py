@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
+from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES
 
 from core.model import SEATS_MAX
 
@@ -53,8 +54,9 @@ def email(value: str) -> tuple[str, str]:
     try:
         plain = _PLAIN_EMAIL.fullmatch(value)
         if plain:
+            written, lower = plain[1], plain[1].lower()
             shown, domain = _domain(plain[2])
-            return f"{plain[1]}@{shown}", f"{plain[1].lower()}@{domain}"
+            return f"{lower if lower in _OF_ANY_CASE else written}@{shown}", f"{lower}@{domain}"
         found = validate_email(value, check_deliverability=False)
     except EmailNotValidError as exc:
         raise ValueError("must be an e-mail address, like ana@example.org") from exc
@@ -65,6 +67,8 @@ def email(value: str) -> tuple[str, str]:
 # Nearly all addresses: letters, digits and a few signs, none of which the library would look at twice. It takes 35 µs, a third
 # of what a whole reserve costs the API; of a plain address it only has to judge the domain, and most domains were seen before.
 _PLAIN_EMAIL: Final = re.compile(r"(?=[^@]{1,64}@)([A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*)@([A-Za-z0-9.-]+)", re.ASCII)
+
+_OF_ANY_CASE: Final = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)  # www, info and the like: the library writes them in lower case
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from email_validator import EmailNotValidError, validate_email
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from core import validation
@@ -105,6 +105,9 @@ LOCAL = st.from_regex(r"[A-Za-z0-9_+.-]{1,70}", fullmatch=True)
 
 
 @given(LOCAL, DOMAIN)
+@example("WWW", "example.org")
+@example("PostMaster", "EXAMPLE.org")
+@example("WWW.info", "example.org")
 def test_plain_addresses_are_judged_and_written_as_the_library_would(local: str, domain: str) -> None:
     address = f"{local}@{domain}"
     try:
