@@ -43,7 +43,7 @@ class Exit:
 
     def write(self, data: bytes) -> None:
         """Send, but such a head only with what follows it."""
-        if self.is_closing():  # its client has gone, which uvicorn tells the newest of several requests only
+        if self.is_closing():  # its client has gone, which this answer has not been told yet
             self._head = b""
         elif self._head:
             head, self._head = self._head, b""

@@ -61,6 +61,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._sent: list[tuple[bytes, bytes]] = []  # header fields of the newest request
         self._intake: Callable[[GuardedProtocol, Cycle], bool] | None = self.app_state.get(INTAKE)
         self._held: Cycle | None = None  # a request whose body may come with its head
+        self._due: Cycle | None = None  # the request that is answered now, or was last; others may have come behind it
         self.left: Callable[[], None] | None = None  # called when the client has gone: set by whoever keeps it waiting
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -84,6 +85,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.left is not None:
             self.left()
         super().connection_lost(exc)
+        due, self._due = self._due, None
+        if due is not None and not due.response_complete:  # uvicorn tells the newest only
+            due.disconnected = True
+            due.tell()
+        self.pipeline.clear()
         self._exit.forget()
         self.whole = None
         if self.cycle is not None:
@@ -101,11 +107,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _end_stream(self) -> None:
         """An answer that goes on until somebody ends it (api/streams.py) does so now."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            scope = self.cycle.scope
-            scope[ENDED] = True
-            if END in scope:
-                scope[END]()
+        for cycle in (self._due, *[behind for behind, _ in self.pipeline]):
+            if cycle is not None and not cycle.response_complete:
+                cycle.scope[ENDED] = True
+                if END in cycle.scope:
+                    cycle.scope[END]()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, unless nobody listens any more."""
@@ -171,6 +177,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = BODY
         self.deadline = self._guard.now + self._limits.body_seconds
         if is_next:
+            self._due = cycle
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
@@ -275,7 +282,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            super()._start_asgi_task(*self.pipeline.pop())
+            self._due, app = self.pipeline.pop()
+            super()._start_asgi_task(self._due, app)
         elif self._refusal is not None:
             self._tell(self._refusal)
         elif self._phase == ANSWER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from ops import keys
 from tests.conftest import temporary_folder
 from tests.support.events import Events
 from tests.support.http import Api, person
-from tests.support.raw import Raw, get
+from tests.support.raw import Raw, get, post
+from tests.support.serving import Connection, Serve, Serving, new_session, somebody
 from tests.support.stack import Servers, Stack
 from tests.support.waiting import until
 
@@ -240,3 +242,61 @@ def test_streams_survive_a_restart_of_redis_and_end_with_the_server(
             stack.api.stop()
             assert time.monotonic() - started < 10
             until(lambda: events.is_over and all(one.is_over for one in streams), 5)
+
+
+# -- with a request behind it ------------------------------------------------------------------------------------------------
+
+
+async def followed(line: Connection) -> None:
+    """A stream, and on its connection a request that came after it."""
+    session = await new_session(line)
+    line.writer.write(get(f"/api/sessions/{session}/events") + get("/healthz"))
+    await asyncio.wait_for(line.read_until(b"event: session"), 20)
+
+
+async def until_there_are_none(serving: Serving) -> None:
+    async with asyncio.timeout(20):
+        while serving.services.waits._inside or serving.server.server_state.tasks:
+            await asyncio.sleep(0.01)
+
+
+def test_who_leaves_a_stream_with_a_request_behind_it_is_forgotten(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.streams.SILENCE_SECONDS", 0.1)  # what a stream says shows it that nobody is there
+
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            await followed(line)
+            assert serving.services.waits._inside
+        await until_there_are_none(serving)
+
+    serve(run)
+
+
+def test_a_server_that_stops_ends_a_stream_with_a_request_behind_it(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            await followed(line)
+            serving.server.should_exit = True
+            await asyncio.wait_for(line.read_until(b'{"status":"ok"}'), 20)
+            assert await line.is_closed()
+        await until_there_are_none(serving)
+
+    serve(run)
+
+
+def test_a_server_that_stops_ends_a_stream_that_is_behind_another_request(serve: Serve) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            session = await new_session(line)
+            assert (await line.ask(post(f"/api/sessions/{session}/reserve/", somebody()))).status == 202  # its head is in Redis
+            waiting = post(f"/api/sessions/{session}/reserve/", somebody(), "Prefer: wait=2")
+            line.writer.write(waiting + get(f"/api/sessions/{session}/events"))
+            async with asyncio.timeout(20):
+                while not len(serving.services.followers):
+                    await asyncio.sleep(0.01)
+            serving.server.should_exit = True
+            assert (await line.answer()).status == 202
+            await asyncio.wait_for(line.read_until(b"\r\n0\r\n\r\n"), 20)  # it began, and has come to its end
+            assert await line.is_closed()
+
+    serve(run)

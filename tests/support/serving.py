@@ -134,6 +134,10 @@ class Connection:
         body = await asyncio.wait_for(self._reader.readexactly(int(headers["content-length"])), 20)
         return Answer(int(first.split(" ")[1]), headers, body)
 
+    async def read_until(self, text: bytes) -> None:
+        """Read until this has come."""
+        await self._reader.readuntil(text)
+
     async def is_closed(self) -> bool:
         """Whether nothing more comes, for good."""
         return await asyncio.wait_for(self._reader.read(1), 20) == b""
