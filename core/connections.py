@@ -196,6 +196,8 @@ def _is_put_back(pool: Any, connection: Any) -> bool:
 
 
 async def _exchange(pool: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    if not commands:
+        return []  # a reply to nothing would never come
     connection = _at_hand(pool) or await pool.get_connection()
     try:
         replies: list[Any] = await connection.exchange(commands)

@@ -115,6 +115,15 @@ def test_the_clients_own_commands_go_over_the_same_connection(tried: Callable[..
     tried(test, GET=[b"$5\r\nfirst\r\n", b"$6\r\nsecond\r\n", b"$5\r\nthird\r\n", b"$6\r\nfourth\r\n"])
 
 
+def test_who_asks_for_nothing_has_no_replies_at_once(tried: Callable[..., None]) -> None:
+    async def test(server: Server, client: Client) -> None:
+        assert await client.exchange([]) == []
+        assert await client.pipeline().execute() == []
+        assert (server.heard, server.connections) == ([], 0)
+
+    tried(test, seconds=1.0)
+
+
 def test_who_waits_too_long_is_told_so_and_the_next_exchange_is_on_a_new_connection(tried: Callable[..., None]) -> None:
     async def test(server: Server, client: Client) -> None:
         assert await client.exchange([("PING",)]) == [b"PONG"]
