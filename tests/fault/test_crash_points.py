@@ -9,7 +9,7 @@ import pytest
 
 from core.crashpoints import POINTS
 from ops import verify
-from tests.support.driving import KILLED, Driver
+from tests.support.driving import KILLED, TAKE_TURNS, Driver, start_drain
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 
@@ -32,6 +32,21 @@ def test_a_batch_survives_its_worker(driver: Driver, point: str, size: int) -> N
     driver.drain_all()
     driver.check(receipts)
     assert driver.counts(session) == (min(size, 30), size + 2)
+
+
+@pytest.mark.parametrize("nth", [2, 3])
+def test_what_is_taken_ahead_survives_its_worker(driver: Driver, nth: int) -> None:
+    session = driver.new_session(capacity=10, waitlist_capacity=100)
+    receipts = []
+    for round_, point in enumerate(point for point in WORKER_POINTS if point != "deciding"):
+        receipts += driver.reserve(session, *(f"guest{round_}-{n}" for n in range(7)))
+        receipts += driver.cancel(session, f"guest0-{round_}")  # whose place goes to somebody who waits
+        at = f"{point}#{nth}"  # three commands in a batch: behind the first is a second, behind that a third
+        start = start_drain(driver.deployment, driver.partition(session), at, TAKE_TURNS, AFORO_BATCH_SIZE="3")
+        assert start.wait(30) == KILLED
+        driver.drain_all()
+        assert driver.check(receipts).quarantined == 0
+    assert driver.counts(session) == (10, len(receipts))
 
 
 @pytest.mark.parametrize("nth", [1, 2])

@@ -44,6 +44,12 @@ services = worker_services(prepare("worker"))
 while services.drain(int(sys.argv[1])):
     pass
 """
+TAKE_TURNS = """
+import sys
+from core.bootstrap import prepare, worker_services
+services = worker_services(prepare("worker"))
+services.drain.round([[int(sys.argv[1])]] * 4)
+"""
 
 
 class Rung:
@@ -261,10 +267,12 @@ def together(*calls: Callable[[], Result]) -> list[Result]:
         return list(threads.map(made, calls))
 
 
-def start_drain(deployment: Deployment, partition: int, crash_at: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a process that drains one partition until it is empty."""
+def start_drain(
+    deployment: Deployment, partition: int, crash_at: str | None = None, program_text: str = DRAIN_UNTIL_EMPTY, **settings: str
+) -> subprocess.Popen[bytes]:
+    """Start a process that drains one partition until it is empty, or does with it what the text of another program says."""
     armed = {} if crash_at is None else {"AFORO_CRASH_AT": crash_at}
-    program = python_program("drain", {**deployment.environment, **armed}, "-c", DRAIN_UNTIL_EMPTY, str(partition))
+    program = python_program("drain", {**deployment.environment, **settings, **armed}, "-c", program_text, str(partition))
     return subprocess.Popen(program.command, env=program.environment, cwd=ROOT, stderr=subprocess.DEVNULL)
 
 
