@@ -158,7 +158,7 @@ def _check_session(run: Run, created: Session, rows: list[Row]) -> None:
     model = ModelSession(
         **{MODEL_NAMES[setting]: getattr(created, setting) for setting in MODEL_NAMES}, passing=created.waitlist_policy == FILL
     )
-    came_as = {r.id: r.seq for r in run.world.store.reservations.values() if r.session_id == created.id}
+    came_as = {(r.id, r.email_key): r.seq for r in run.world.store.reservations.values() if r.session_id == created.id}
     for row in rows:
         expected = _told(model, row.verdict.command, came_as)
         assert row.verdict.outcome == expected, f"{name}, seq {row.verdict.command.seq}: {row.verdict}, and not {expected}"
@@ -175,8 +175,9 @@ def _check_session(run: Run, created: Session, rows: list[Row]) -> None:
     assert 0 <= session.reserved <= session.capacity, f"{name}: overbooked"
 
 
-def _told(model: ModelSession, command: Command, came_as: Mapping[int, int]) -> str:
-    """What the second model tells who sent this command; `came_as`: the seq of what made each reservation."""
+def _told(model: ModelSession, command: Command, came_as: Mapping[tuple[int, str], int]) -> str:
+    """What the second model tells who sent this command; `came_as`: the seq of what made each reservation, by its id and person,
+    since a group's have the same."""
     seq, now, asked = command.seq, command.accepted_at, command.arguments
     if command.quarantined or command.kind == REPLAY:
         return model.nothing(seq, QUARANTINED if command.quarantined else "replayed")
@@ -189,7 +190,7 @@ def _told(model: ModelSession, command: Command, came_as: Mapping[int, int]) -> 
             return model.cancel(seq, now, asked.email_key, asked.seats, None if asked.any_client else command.client)
         case "amend":
             name, comes = (None if value is UNSET else value for value in (asked.name, asked.checked_in))
-            return model.amend(seq, asked.email_key, came_as.get(asked.reservation_id), name, comes)
+            return model.amend(seq, asked.email_key, came_as.get((asked.reservation_id, asked.email_key)), name, comes)
         case "configure":
             changes = {new: value for old, new in MODEL_NAMES.items() if (value := getattr(asked, old)) is not UNSET}
             if asked.waitlist_policy is not UNSET:

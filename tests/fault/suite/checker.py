@@ -265,7 +265,7 @@ def _model(findings: Findings, books: Books, session: int) -> None:
     model = ModelSession(0)
     for name, value in _rules(rows[0].arguments).items():
         setattr(model, name, value)
-    came_as = {row.id: row.seq for row in books.reservations[session]}
+    came_as = {(row.id, row.person): row.seq for row in books.reservations[session]}
     for row in rows[1:]:
         told = _told(model, row, came_as)
         if told != row.outcome:
@@ -281,8 +281,8 @@ def _model(findings: Findings, books: Books, session: int) -> None:
         findings.found(ROWS, f"session {session}: capacity {books.sessions[session].capacity}; the model says {model.capacity}")
 
 
-def _told(model: ModelSession, row: Row, came_as: dict[int, int]) -> str:
-    """What the model says to one row; `came_as`: the seq of the request that made each reservation."""
+def _told(model: ModelSession, row: Row, came_as: dict[tuple[int, str], int]) -> str:
+    """What the model says to one row; `came_as`: the seq of the request that made each reservation, by its id and person."""
     seq, now, a = row.seq, row.accepted_ms, row.arguments
     if row.outcome == "quarantined" or row.kind == "replay":
         return model.nothing(seq, row.outcome)
@@ -293,7 +293,8 @@ def _told(model: ModelSession, row: Row, came_as: dict[int, int]) -> str:
     if row.kind == "group":
         return model.group(seq, now, [(person["email_key"], person["seats"]) for person in a["people"]])
     if row.kind == "amend":
-        return model.amend(seq, a["email_key"], came_as.get(a["reservation_id"]), a.get("name"), a.get("checked_in"))
+        which = came_as.get((a["reservation_id"], a["email_key"]))
+        return model.amend(seq, a["email_key"], which, a.get("name"), a.get("checked_in"))
     if row.kind == "configure":
         return model.configure(seq, _rules(a), a.get("on_shrink") == "waitlist")
     return {"close": model.close, "reopen": model.reopen, "cancel_session": model.call_off}[row.kind](seq)
