@@ -38,6 +38,7 @@ MET = {
     ("GET /api/jobs/{job}", 200),
     ("GET /api/reservations/{reservation}", 200),
 }
+WALKS_MAX = 4
 
 
 def fuzzing(examples: int, always_the_same: bool = True) -> settings:
@@ -128,4 +129,9 @@ def walk(url: str, walks: int, always_the_same: bool = True) -> Counter[tuple[st
 
 
 def test_whatever_follows_from_an_answer_is_answered_as_written(target: str) -> None:
-    assert walk(target, 12).keys() >= MET
+    seen: Counter[tuple[str, int]] = Counter()
+    for number in range(WALKS_MAX):  # a way depends on how far a job is when it is asked for, and so on the machine
+        seen += walk(target, 12, always_the_same=number == 0)
+        if seen.keys() >= MET:
+            return
+    assert seen.keys() >= MET

@@ -41,10 +41,11 @@ class Running:
         return self.log.read_text("utf-8", "replace")
 
     def kill(self) -> None:
-        """End it and the processes it started as a power cut would."""
+        """End it and the processes it started as a power cut would. When this returns, nothing listens for them any more."""
         if self.process.poll() is None:
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(10)
+            self.process.wait(10)
+            until(lambda: not runs_in_group(self.pid), 10, f"the processes of {self.program.name} are gone")
 
     def stop(self) -> int:
         """End it as an operator would. Its exit status."""
@@ -95,6 +96,12 @@ def worker_program(environment: dict[str, str], processes: int = 1) -> Program:
 def sweeper_program(environment: dict[str, str]) -> Program:
     """The sweeper."""
     return python_program("sweeper", environment, "-m", "worker.sweeper")
+
+
+def runs_in_group(group: int) -> bool:
+    """Whether a process of this group runs; one that only waits to be collected does not."""
+    shown = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, timeout=10, check=False)
+    return any(int(pgid) == group and not state.startswith("Z") for pgid, state in map(str.split, shown.stdout.splitlines()))
 
 
 def children_of(pid: int) -> list[int]:
