@@ -14,10 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from redis.exceptions import ResponseError
 
 from core.mailbox import ERA_KEY, connect_async, key
 from core.model import Session, partition_of_session
@@ -329,7 +331,8 @@ class Stage:
         redis = self.aforo.redis
         found = redis.info("persistence")
         if found["aof_current_size"] > 32 * 2**20 and found["aof_current_size"] > 1.3 * found["aof_base_size"]:
-            redis.bgrewriteaof()
+            with suppress(ResponseError):  # it has begun by itself
+                redis.bgrewriteaof()
             until(lambda: not redis.info("persistence")["aof_rewrite_in_progress"], DRAINED_SECONDS, "the AOF is rewritten")
         self.aforo.trim()
 
