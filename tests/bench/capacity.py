@@ -42,8 +42,8 @@ class Costs:
         return self.worker_us + self.postgres_us
 
 
-HOT = Costs(api_us=80, worker_us=27, postgres_us=28, valkey_us=47)
-MANY = Costs(api_us=93, worker_us=42, postgres_us=41, valkey_us=82)  # 1,000 sessions, evenly
+HOT = Costs(api_us=60, worker_us=26, postgres_us=23, valkey_us=45)
+MANY = Costs(api_us=65, worker_us=35, postgres_us=38, valkey_us=78)  # 1,000 sessions, evenly
 
 
 @dataclass(frozen=True, slots=True)
