@@ -147,6 +147,7 @@ class Transaction:
 
     def waitlists(self, needs: Iterable[WaitlistNeed]) -> dict[int, Window]:
         """Of each party size the first, as many as may be needed."""
+        self._check()
         return {need.session_id: need.window(self._first(need)) for need in needs}
 
     def _first(self, need: WaitlistNeed) -> Iterator[Reservation]:
@@ -159,6 +160,7 @@ class Transaction:
 
     def newest_confirmed(self, session_id: int, limit: int) -> list[Reservation]:
         """As committed."""
+        self._check()
         return newest_confirmed(r for r in self.reservations.values() if r.session_id == session_id)[:limit]
 
     def _positions(self, count: int) -> list[int]:
@@ -177,12 +179,14 @@ class Transaction:
 
     def jobs_of(self, reservations: Sequence[Reservation]) -> list[Job]:
         """As they read now."""
+        self._check()
         rows = {**self._store.by_seq, **{_seq(row): row for row in self._rows}}
         places = [(r.session_id, r.seq) for r in reservations]
         return [self._store.job(rows[place], self) for place in places if place in rows]
 
     def jobs_touched_by(self, job_ids: Sequence[str]) -> list[Job]:
         """As they read now."""
+        self._check()
         rows = {**self._store.jobs, **{row.verdict.command.job_id: row for row in self._rows}}
         effects = [effect for job_id in job_ids if job_id in rows for effect in rows[job_id].verdict.effects]
         touched = [self.reservations[e.reservation_id] for e in effects if e.reservation_id in self.reservations]
