@@ -18,7 +18,7 @@ SESSION: dict[str, Any] = {
 
 
 def person(name: str | None = None) -> dict[str, str]:
-    """Somebody new; or the same person each time, by name."""
+    """Somebody whom no other test of this process has met; or the same person each time, by name."""
     name = name or f"guest-{next(_people)}"
     return {"name": name.title(), "email": f"{name}@example.org"}
 

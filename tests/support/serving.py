@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 import socket
@@ -22,11 +21,11 @@ from api.intake import Intake
 from api.protocol import GuardedProtocol
 from core import telemetry
 from core.bootstrap import ApiServices
+from tests.support.http import person
 from tests.support.raw import Answer, post
 from tests.support.stack import Deployment
 
 TALLIES = ("REQUESTS", "ACCEPTED", "REFUSED_AT_DOOR")
-_guests = itertools.count(1)
 
 Serve = Callable[..., None]  # runs something with a server of its own: see tests/conftest.py
 
@@ -153,8 +152,7 @@ async def new_session(line: Connection, *headers: str, **fields: Any) -> int:
 
 def somebody() -> bytes:
     """The body of a reserve for whom there is nobody else."""
-    number = next(_guests)
-    return json.dumps({"name": f"Guest {number}", "email": f"guest-{number}@example.org"}).encode()
+    return json.dumps(person()).encode()
 
 
 CHANGES = re.compile(
