@@ -30,7 +30,7 @@ local left = redis.call('XLEN', KEYS[1])
 local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift, lifted)
   local key = prefix .. 's:' .. session
   local head = redis.call('HMGET', key, 'v', 'q')
-  if not head[1] then return false end
+  if not head[1] then return nil end
   local queued = tonumber(head[2])
   lift = tonumber(lift)
   if removed > 0 and lift > 0 and tonumber(lifted) <= queued then
@@ -89,7 +89,12 @@ if #done > 0 then redis.call('PUBLISH', ARGV[5], table.concat(done)) end
 
 for _ = 1, tonumber(next_argument()) do
   local job, session, record = next_argument(), next_argument(), next_argument()
-  if current[session] then redis.call('SET', prefix .. 'job:' .. job, record, 'XX', 'KEEPTTL') end
+  if current[session] then
+    redis.call('SET', prefix .. 'job:' .. job, record, 'XX', 'KEEPTTL')
+  elseif current[session] == nil then
+    -- No head says how new this is: it was idle for us, between two parts of a publication, until it expired. The ledger knows.
+    redis.call('DEL', prefix .. 'job:' .. job)
+  end
 end
 
 -- Whoever publishes late must not take away the mark of the batch that another worker has in hand by now.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core import crashpoints
-from core.mailbox import key
+from core.mailbox import PUBLISH_LIMIT, key
+from core.model import CONFIGURE, ConfigureArguments
 from tests.support.driving import Driver
 
 
@@ -29,6 +30,25 @@ def test_a_batch_whose_publication_was_lost_is_published_by_the_next_drain(drive
     assert sorted(filter(None, driver.outcomes(receipts))) == ["confirmed", "sold_out", "sold_out"]
     driver.check(receipts)
     assert driver.counts(session) == (1, 3)
+
+
+def test_who_was_let_in_is_told_though_the_head_expires_between_two_parts_of_the_publication(driver: Driver) -> None:
+    session = driver.new_session(capacity=1, waitlist_capacity=PUBLISH_LIMIT + 20)
+    receipts = driver.reserve(session, "ana", *(f"guest{n}" for n in range(PUBLISH_LIMIT + 20)))
+    driver.drain_all()
+    receipts += driver.accept([(CONFIGURE, session, ConfigureArguments(capacity=PUBLISH_LIMIT + 21))])
+    head = key(driver.partition(session), f"s:{session}")
+
+    def expire() -> None:
+        assert driver.redis.ttl(head) > 0
+        driver.redis.delete(head)
+
+    crashpoints.arm("between_publishes", expire)
+    driver.drain_all()
+    assert not driver.redis.exists(head)
+    shown = {job.reservation.status for job in driver.jobs([receipt.job.id for receipt in receipts[:-1]])}
+    assert shown == {"confirmed"}
+    driver.check(receipts)
 
 
 def test_entries_that_are_put_back_after_they_were_applied_change_nothing(driver: Driver) -> None:

@@ -199,6 +199,8 @@ class MemoryRedis:
         for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
             if current[session] and self.get(f"{prefix}job:{job}") is not None:
                 self.values[f"{prefix}job:{job}"] = record
+            elif current[session] is None:
+                self._delete(f"{prefix}job:{job}")
         if not mark:
             self._hdel(f"{prefix}trial", "name", "deaths")
         elif (self.get(f"{prefix}trial") or {}).get("until", mark) == mark:
@@ -243,11 +245,11 @@ class MemoryRedis:
             return False
         return self.expiries.get(f"{prefix}job:{job}", 0) <= self.expiries[f"{prefix}doubt"]
 
-    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool:
+    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool | None:
         *counts, lift, lifted = fields
         head = self.get(key)
         if head is None:
-            return False
+            return None
         if removed and lift > 0 and lifted <= head["q"]:
             done = head["o"] if lifted <= head.get("u", 0) else 0
             if lift > done:
