@@ -12,9 +12,9 @@ from typing import Protocol
 
 import msgspec
 
+from api.answers import job_answer
 from api.errors import PROBLEM, problem_body, refused
 from api.resources.commands import CREATED, is_refused
-from api.schemas import job_answer
 from core.bootstrap import ApiServices
 from core.follow import Outcome
 from core.model import Job

@@ -21,12 +21,12 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api.access import NEEDED
 from api.awaited import Wait, decided_answer
+from api.bodies import BODY_BYTES, CancelBody, ReserveBody, cancel_arguments, parse, reserve_arguments
 from api.limits import VERDICT
 from api.messages import SOURCE, preferred
 from api.middleware import REQUEST_ID, STARTED, Observe, request_id
 from api.requests import ACCEPTED, FAILED, INTAKE, KEY, wait_of
 from api.resources.commands import RETRY_AFTER_SECONDS, queued_answer
-from api.schemas import BODY_BYTES, CancelBody, ReserveBody, cancel_arguments, parse, reserve_arguments
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.door import MaybeForgotten, Receipt

@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from api.answers import session_answer, session_detail
 from api.requests import cursor_text, session_cursor_text
-from api.schemas import session_answer, session_detail
 from api.shelf import Page, Shelf
 from core import telemetry
 from core.bootstrap import ApiServices

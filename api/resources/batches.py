@@ -9,12 +9,13 @@ from collections import Counter
 import falcon.asgi
 import msgspec
 
+from api.answers import job_answer, when
+from api.batchbody import batch_commands, read_batch
 from api.errors import InvalidIdempotencyKey, MissingIdempotencyKey
 from api.limits import count_commands, patience
 from api.messages import language
 from api.requests import batch_id, idempotency_key
 from api.resources.commands import RETRY_AFTER_SECONDS
-from api.schemas import batch_commands, job_answer, read_batch, when
 from core import telemetry
 from core.batches import BatchReceipt, Wanted
 from core.bootstrap import ApiServices

@@ -17,6 +17,7 @@ import falcon
 import falcon.asgi
 import msgspec
 
+from api.bodies import ReserveBody, reserve_arguments
 from api.forms import is_ours, key_of, new_token, read_form
 from api.limits import address_of
 from api.pages import booking
@@ -26,7 +27,6 @@ from api.pages.words import say
 from api.requests import job_id, reservation_id, session_id
 from api.resources.reservations import calendar
 from api.resources.sessions import Sessions
-from api.schemas import ReserveBody, reserve_arguments
 from api.streams import Event, digest, last_event_id, open_stream
 from core.bootstrap import ApiServices
 from core.errors import IdempotencyKeyReused, InvalidFields, UnknownJob, UnknownReservation, UnknownSession

@@ -9,20 +9,12 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
+from api.answers import JobAnswer, job_answer
+from api.bodies import CancelBody, ReserveBody, cancel_arguments, read_body, read_nothing, reserve_arguments
 from api.errors import refusal
 from api.limits import patience
 from api.messages import language
 from api.requests import ACCEPTED, FAILED, idempotency_key, preferred_wait, session_id
-from api.schemas import (
-    CancelBody,
-    JobAnswer,
-    ReserveBody,
-    cancel_arguments,
-    job_answer,
-    read_body,
-    read_nothing,
-    reserve_arguments,
-)
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.door import Receipt

@@ -8,10 +8,10 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
+from api.bodies import SignInBody, read_body
 from api.browsers import STRICT_PAGE
 from api.requests import COOKIE, cookie
 from api.resources.docs import STATIC, Assets, Served, read
-from api.schemas import SignInBody, read_body
 from core.bootstrap import ApiServices
 from core.errors import ScopeMissing, UnknownKey
 from core.keys import OPERATE, SCOPES, Caller

@@ -7,10 +7,10 @@ import hmac
 import falcon.asgi
 import msgspec
 
+from api.answers import job_answer
 from api.limits import patience
 from api.messages import language
 from api.requests import bearer, job_id
-from api.schemas import job_answer
 from api.streams import Event, digest, last_event_id, open_stream
 from core.bootstrap import ApiServices
 from core.errors import UnknownJob

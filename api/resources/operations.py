@@ -7,10 +7,11 @@ from typing import Any
 import falcon.asgi
 import msgspec
 
+from api.answers import MASKED_EMAIL, MASKED_NAME, job_answer, when, when_ms
+from api.bodies import read_nothing
 from api.messages import language
 from api.requests import job_id, number
 from api.resources.commands import Commands
-from api.schemas import MASKED_EMAIL, MASKED_NAME, job_answer, read_nothing, when, when_ms
 from api.streams import Event, digest, open_stream
 from core.bootstrap import ApiServices
 from core.errors import UnknownJob

@@ -14,10 +14,11 @@ import falcon.asgi
 import msgspec
 from icalendar import Calendar, Event
 
+from api.answers import found_reservation_answer, own_reservation_answer
+from api.bodies import ReservationPatch, clean, read_body
 from api.errors import MissingToken
 from api.requests import LARGEST_SEQ, bearer, choice, cursor, cursor_text, number, person, reservation_id
 from api.resources.commands import Commands
-from api.schemas import ReservationPatch, clean, found_reservation_answer, own_reservation_answer, read_body
 from core.bootstrap import ApiServices
 from core.errors import AforoError, InvalidFields, UnknownReservation
 from core.model import AMEND, CANCEL, CANCELLED, CONFIRMED, AmendArguments, CancelArguments, holder

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import falcon.asgi
 import msgspec
 
+from api.answers import reservation_answer, session_event
+from api.bodies import SessionBody, SessionPatch, clean, configure_arguments, read_body
 from api.kept import Detail, Kept, Listing, reservations_url
 from api.limits import waits_as
 from api.requests import FAILED, choice, cursor, cursor_text, idempotency_key, least_seq, number, session_id, session_search
 from api.resources.commands import Commands
-from api.schemas import SessionBody, SessionPatch, clean, configure_arguments, read_body, reservation_answer, session_event
 from api.shelf import CACHING, Page, etag_of
 from api.streams import Event, open_stream
 from core.bootstrap import ApiServices

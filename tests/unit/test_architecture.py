@@ -99,7 +99,7 @@ def test_everything_is_in_its_room(path: Path) -> None:
         ("core/service.py", "import ops.verify"),
         ("api/app.py", "def f():\n    from worker import tasks"),
         ("worker/tasks.py", "import sqlalchemy.orm"),
-        ("api/schemas.py", "from psycopg2 import sql"),
+        ("api/answers.py", "from psycopg2 import sql"),
         ("core/decide.py", "import time"),
         ("core/service.py", "import redis"),
     ],
