@@ -14,7 +14,7 @@ import msgspec
 from api.errors import InvalidIdempotencyKey
 from core import validation
 from core.errors import InvalidFields, UnknownBatch, UnknownJob, UnknownReservation, UnknownSession
-from core.queries import SessionSearch
+from core.finding import SessionSearch
 
 ORDERINGS: Final = ("start_time", "-start_time", "id", "-id")
 LARGEST_SEQ: Final = 9_999_999_999

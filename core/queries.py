@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Connection, Engine, and_, cast, extract, func, null, or_, select, tuple_
+from sqlalchemy import BigInteger, Connection, Engine, cast, extract, func, select, tuple_
 from sqlalchemy.sql import ColumnElement
 
+from core.finding import DIFFERING_TOTALS, PRESENT, SessionSearch, count_of, page_of
 from core.model import CANCELLED, QUARANTINED, Frozen, Job, Reservation, Session
 from core.pgerrors import translated
 from core.store import NO_LIMIT
-from core.tables import SEARCH_LANGUAGE, SEARCH_TEXT
 from core.tables import batches as b
 from core.tables import jobs as j
 from core.tables import reservations as r
@@ -26,8 +25,6 @@ from core.transaction import SHOWN_JOBS_BY_ID, job_of
 INLINE_RESERVATIONS = 100
 RECHECKED_SECONDS = 86_400  # after its end a session is asked for a while longer
 
-# What is being removed is not there any more: neither the session nor anything that belongs to it.
-_PRESENT = s.c.pruning.is_(False)
 _PRUNING = select(s.c.id).where(s.c.pruning)
 
 
@@ -103,44 +100,6 @@ class OwnReservation(Frozen):
     session: SessionView
     position: int | None
     email_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSearch:
-    """Which sessions are wanted, and in which order. `after`: the (start_time or None, id) of the last one seen."""
-
-    open_only: bool = True
-    words: tuple[str, ...] = ()
-    starts_after: datetime | None = None
-    starts_before: datetime | None = None
-    ordering: str = "start_time"
-    after: tuple[datetime | None, int] | None = None
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """What a session must meet."""
-        found = [_PRESENT, _open()] if self.open_only else [_PRESENT]
-        if self.words:
-            query = func.to_tsquery(SEARCH_LANGUAGE, " & ".join(f"'{word}':*" for word in self.words))
-            # Apart, so that the words are looked up in their index: Postgres takes reading every session's text for cheap.
-            matching = select(s.c.id).where(SEARCH_TEXT.op("@@")(query)).cte("matching").prefix_with("MATERIALIZED")
-            found.append(s.c.id.in_(select(matching.c.id)))
-        if self.starts_after is not None:
-            found.append(s.c.start_time >= self.starts_after)
-        if self.starts_before is not None:
-            found.append(s.c.start_time < self.starts_before)
-        return found
-
-    def order(self) -> list[ColumnElement[Any]]:
-        """The columns to order by."""
-        columns = [s.c.start_time, s.c.id] if self.ordering.endswith("start_time") else [s.c.id]
-        return [column.desc() for column in columns] if self.ordering.startswith("-") else columns
-
-    def beyond(self, last: tuple[datetime | None, int]) -> ColumnElement[bool]:
-        """After the last one seen, in this order."""
-        by_time = self.ordering.endswith("start_time")
-        columns = tuple_(s.c.start_time, s.c.id) if by_time else tuple_(s.c.id)
-        values = last if by_time else last[1:]
-        return columns < values if self.ordering.startswith("-") else columns > values
 
 
 class QuarantinedView(Frozen):
@@ -238,7 +197,7 @@ class Queries:
     def known_sessions(self, session_ids: Sequence[int]) -> tuple[dict[int, SessionView], int]:
         """Those of these sessions that there are, and the highest id that any session has."""
         with self._snapshot() as connection:
-            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), _PRESENT))
+            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), PRESENT))
             found = {view.id: view for view in (SessionView(*row) for row in rows)}
             return found, connection.execute(select(func.coalesce(func.max(s.c.id), 0))).scalar_one()
 
@@ -246,7 +205,7 @@ class Queries:
         """Those of these sessions that there are, each with the first of its live reservations (one more than are shown, to tell
         whether there are more)."""
         with self._snapshot() as connection:
-            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), _PRESENT))
+            rows = connection.execute(select(*_SESSION).where(s.c.id.in_(session_ids), PRESENT))
             found: dict[int, tuple[SessionView, list[ReservationView]]] = {row[0]: (SessionView(*row), []) for row in rows}
             shown = [view.id for view, _ in found.values() if view.cancelled_at is None]
             if shown:
@@ -258,17 +217,17 @@ class Queries:
         """How many sessions fit the search, and `limit` of them in its order, from `offset` or from its cursor on; and how many
         seconds it takes until time by itself changes that (None: it never does)."""
         with self._snapshot() as connection:
-            found = [SessionView(*row) for row in connection.execute(_page(wanted, limit, offset))]
-            count, seconds = connection.execute(_count(wanted)).one()
+            found = [SessionView(*row) for row in connection.execute(page_of(wanted, _SESSION, limit, offset))]
+            count, seconds = connection.execute(count_of(wanted)).one()
             return count, found, None if seconds is None else float(seconds)
 
     def plan(self, wanted: SessionSearch, limit: int) -> str:
         """How Postgres would find the first page of a search."""
-        return self._explained(_page(wanted, limit, 0))
+        return self._explained(page_of(wanted, _SESSION, limit, 0))
 
     def counting_plan(self, wanted: SessionSearch) -> str:
         """How it would count all that fit."""
-        return self._explained(_count(wanted))
+        return self._explained(count_of(wanted))
 
     def _explained(self, wanted: Any) -> str:
         statement = wanted.compile(self._engine, compile_kwargs={"literal_binds": True})
@@ -322,7 +281,7 @@ class Queries:
         """One person's reservations with their sessions, the newest first, from before that of a cursor; in one session, if one
         is named."""
         rows = select(*_RESERVATION, *_SESSION).join_from(r, s, s.c.id == r.c.session_id)
-        rows = rows.where(r.c.email_key == email_key, _PRESENT).order_by(r.c.id.desc()).limit(limit)
+        rows = rows.where(r.c.email_key == email_key, PRESENT).order_by(r.c.id.desc()).limit(limit)
         if session_id is not None:
             rows = rows.where(r.c.session_id == session_id)
         if before is not None:
@@ -424,9 +383,13 @@ class Audit:
         """How many sessions are being removed."""
         return self._connection.execute(select(func.count()).select_from(_PRUNING.subquery())).scalar_one()
 
+    def differing_totals(self) -> list[tuple[str, int, int]]:
+        """Hours with the total that is kept and the one that there is, where they differ."""
+        return [tuple(row) for row in self._connection.exec_driver_sql(DIFFERING_TOTALS)]  # type: ignore[misc]
+
     def sessions(self) -> Iterator[SessionView]:
         """Every session, by id."""
-        return (SessionView(*row) for row in self._stream(select(*_SESSION).where(_PRESENT).order_by(s.c.id)))
+        return (SessionView(*row) for row in self._stream(select(*_SESSION).where(PRESENT).order_by(s.c.id)))
 
     def ledger(self) -> Iterator[LedgerRow]:
         """Every ledger row, by session and seq."""
@@ -443,29 +406,6 @@ class Audit:
     def _stream(self, rows: Any) -> Iterator[Any]:
         return iter(self._connection.execution_options(stream_results=True, yield_per=STREAM_ROWS).execute(rows))
 
-
-def _page(wanted: SessionSearch, limit: int, offset: int) -> Any:
-    rows = select(*_SESSION).where(*wanted.conditions()).order_by(*wanted.order()).limit(limit).offset(offset)
-    return rows if wanted.after is None else rows.where(wanted.beyond(wanted.after))
-
-
-def _count(wanted: SessionSearch) -> Any:
-    columns = [func.count(), _SECONDS_LEFT if wanted.open_only else null()]
-    return select(*columns).select_from(s).where(*wanted.conditions())
-
-
-def _open() -> ColumnElement[bool]:
-    return and_(
-        s.c.end_time > func.now(),
-        s.c.closed_at.is_(None),
-        s.c.cancelled_at.is_(None),
-        or_(s.c.closes_at.is_(None), s.c.closes_at > func.now()),
-        s.c.sold_out.is_(False),
-    )
-
-
-# Until the first of the sessions that are open ceases to be.
-_SECONDS_LEFT = extract("epoch", func.least(func.min(s.c.end_time), func.min(s.c.closes_at)) - func.clock_timestamp())
 
 FIRST_RESERVATIONS = f"""
 SELECT r.* FROM unnest(%s::bigint[]) AS wanted(id) CROSS JOIN LATERAL (
@@ -492,7 +432,7 @@ def _as_it_counts(reservation: ReservationView, session: SessionView) -> Reserva
 
 
 def _one_session(connection: Connection, session_id: int) -> SessionView | None:
-    row = connection.execute(select(*_SESSION).where(s.c.id == session_id, _PRESENT)).one_or_none()
+    row = connection.execute(select(*_SESSION).where(s.c.id == session_id, PRESENT)).one_or_none()
     return None if row is None else SessionView(*row)
 
 

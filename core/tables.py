@@ -41,6 +41,10 @@ def _time(name: str, nullable: bool = False, **options: object) -> Column:
     return Column(name, DateTime(timezone=True), nullable=nullable, **options)
 
 
+BOOKABLE_UNTIL = """
+CASE WHEN NOT pruning AND closed_at IS NULL AND cancelled_at IS NULL AND reserved < capacity
+  THEN least(end_time, closes_at) END"""
+
 sessions = Table(
     "sessions",
     metadata,
@@ -53,7 +57,7 @@ sessions = Table(
     _time("end_time"),
     Column("capacity", Integer, nullable=False),
     Column("reserved", Integer, nullable=False, server_default="0"),
-    # Seldom changes, so that an index may hold it and the counters are still updated in place.
+    # Nothing reads it any more but an API of an earlier release.
     Column("sold_out", Boolean, Computed("reserved >= capacity", persisted=True), nullable=False),
     Column("waiting", Integer, nullable=False, server_default="0"),
     Column("waitlist_capacity", Integer, nullable=False, server_default="0"),
@@ -70,6 +74,8 @@ sessions = Table(
     Column("version", BigInteger, nullable=False, server_default="1"),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     _time("created_at", server_default=func.now()),
+    # None: it cannot be booked. Seldom changes, so that an index may hold it and the counters are still updated in place.
+    Column("bookable_until", DateTime(timezone=True), Computed(BOOKABLE_UNTIL, persisted=True)),
     CheckConstraint("0 <= reserved AND reserved <= capacity", name="sessions_never_overbooked"),
     CheckConstraint("capacity BETWEEN 0 AND 1000000", name="sessions_capacity_in_range"),
     CheckConstraint("waiting >= 0", name="sessions_waiting_not_negative"),
@@ -79,13 +85,7 @@ sessions = Table(
     CheckConstraint("max_seats_per_reservation BETWEEN 1 AND 20", name="sessions_max_seats_in_range"),
     CheckConstraint("closes_at > opens_at", name="sessions_closes_after_opens"),
     Index("sessions_by_start", "start_time", "id"),
-    # Those that can be booked, with all that time changes of it: they are counted for every list that is read anew.
-    Index(
-        "sessions_bookable",
-        "end_time",
-        postgresql_include=["closes_at"],
-        postgresql_where=text("pruning IS FALSE AND closed_at IS NULL AND cancelled_at IS NULL AND sold_out IS FALSE"),
-    ),
+    Index("sessions_bookable_until", "bookable_until", postgresql_where=text("bookable_until IS NOT NULL")),
     Index("sessions_untidy", "id", postgresql_where=text("untidy")),
     Index("sessions_pruning", "id", postgresql_where=text("pruning")),
     # Room on each page lets the counters of a hot session be updated in place (HOT), without touching an index.
@@ -99,6 +99,18 @@ SEARCH_TEXT = func.to_tsvector(
 )
 Index("sessions_by_words", SEARCH_TEXT, postgresql_using="gin")
 Index("sessions_by_end", sessions.c.end_time)
+
+# How many sessions are bookable until some time in an hour; under -infinity how many there are. A total is the sum of its rows.
+# Triggers on sessions add to them, and never wait: a row that another transaction has in hand is left to it.
+session_totals = Table(
+    "session_totals",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("hour", DateTime(timezone=True), nullable=False),
+    Column("sessions", BigInteger, nullable=False),
+    Index("session_totals_by_hour", "hour"),
+    postgresql_with={"fillfactor": 50},
+)
 
 reservations = Table(
     "reservations",
@@ -228,6 +240,7 @@ deployment = Table(
 APP_RIGHTS: dict[str, str] = {
     sessions.name: "SELECT, INSERT, UPDATE",
     reservations.name: "SELECT, INSERT, UPDATE (name, status, seats, cancelled_at, rank, checked_in_at)",
+    session_totals.name: "SELECT, INSERT, UPDATE (sessions)",
     jobs.name: "SELECT, INSERT",
     batches.name: "SELECT, INSERT",
     incidents.name: "INSERT",
@@ -237,4 +250,6 @@ APP_RIGHTS: dict[str, str] = {
     "alembic_version": "SELECT",
 }
 APP_SEQUENCES: dict[str, str] = {positions.name: "USAGE"}
-APP_FUNCTIONS: dict[str, str] = dict.fromkeys(("live_reservations", "load_batch", "begin_batch", "write_batch"), "EXECUTE")
+APP_FUNCTIONS: dict[str, str] = dict.fromkeys(
+    ("live_reservations", "load_batch", "begin_batch", "write_batch", "add_to_total"), "EXECUTE"
+)

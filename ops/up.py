@@ -22,7 +22,8 @@ from typing import Any
 
 from rich.console import Console
 
-from core.queries import Queries, SessionSearch
+from core.finding import SessionSearch
+from core.queries import Queries
 from core.settings import load
 from core.store import create_engine
 from ops import localstack, stackfile

@@ -120,6 +120,8 @@ def note(report: Report, redis_url: str) -> None:
 def _compare_tables(audit: Audit, report: Report, progress: Progress | None) -> list[tuple[int, int]]:
     _, all_jobs, _ = audit.counts()
     report.pruning = audit.pruning()
+    for hour, kept, counted in audit.differing_totals():
+        report.differs(f"the total of sessions bookable until the hour of {hour} is {kept}, there are {counted}")
     ledger = _Grouped(audit.ledger(), lambda row: row.session_id)
     reservations = _Grouped(audit.reservations(), lambda row: row.session_id)
     versions: list[tuple[int, int]] = []

@@ -16,9 +16,10 @@ from core.batches import SubmitBatch, Wanted
 from core.bootstrap import owner_services
 from core.door import Receipt
 from core.errors import NotOwner, UnknownSession
+from core.finding import SessionSearch
 from core.mailbox import key
 from core.model import CANCEL_SESSION, CONFIGURE, RESERVE, ConfigureArguments, NoArguments
-from core.queries import SessionSearch, SessionView
+from core.queries import SessionView
 from tests.fault.test_histories import commands
 from tests.support.driving import KILLED, Driver, person, together
 from tests.support.erasing import AGE, end, in_a_process, owner, prune, working

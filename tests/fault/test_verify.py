@@ -71,6 +71,15 @@ def test_an_older_count_in_redis_is_a_publication_on_its_way_and_no_difference(s
     assert sound.report().ok
 
 
+def test_a_total_of_sessions_that_differs_is_named(sound: Driver) -> None:
+    sound.deployment.sql("UPDATE session_totals SET sessions = sessions + 1 WHERE hour = '-infinity'")
+    report = sound.report()
+    assert report.difference_count == 1
+    assert "the total of sessions" in report.differences[0]
+    sound.deployment.sql("SELECT recount_sessions()")
+    assert sound.report().ok
+
+
 def test_a_sound_database_is_found_sound_while_commands_are_applied(sound: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "DRAIN_SECONDS", -1.0)  # a batch a turn
     session = sound.new_session(capacity=500)

@@ -22,6 +22,7 @@ SQL_ROOMS = {
     "core/transaction.py",
     "core/pgerrors.py",
     "core/queries.py",
+    "core/finding.py",
     "core/erasure.py",
     "core/tables.py",
     "core/keystore.py",
