@@ -92,11 +92,11 @@ class Kept:
             if page is not None:
                 telemetry.READS.add("looked_at")
                 return page
-        if await self._services.is_unknown(name.session):
+        if await self._services.heads.is_unknown(name.session):
             raise UnknownSession
         page = await self._details(name)
         if page is None:
-            await self._services.find_session(name.session)  # which remembers that there is none
+            await self._services.heads.find(name.session)  # which remembers that there is none
             raise UnknownSession
         telemetry.READS.add("read")
         return page
@@ -177,7 +177,7 @@ class Kept:
         head = await self._services.projections.head(view.id)
         if load if head is None else head.version < view.version:
             with suppress(Rearranging):  # nothing is kept meanwhile
-                await self._services.load_head(view.id)
+                await self._services.heads.load(view.id)
         return head
 
 

@@ -5,17 +5,19 @@ What Redis says of it (`aforo:{p}:lanes`) only stops whoever has not read this r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.engine import Engine
 
 from core.errors import MissingRight, NotMigrated, NotOwner, SettingsConflict
+from core.grouping import Grouped
 from core.lanes import Lanes
 from core.pgerrors import translated
 from core.transaction import LOCK_NAMESPACE
 
+LOOKS_AT_ONCE = 256
 REPARTITION_LOCK = -2  # beside the partitions' locks, which count from 0, and the migrations'
 READ = "SELECT partitions, moving_to, epoch FROM deployment"
 INTEND = "UPDATE deployment SET moving_to = %s, epoch = epoch + 1"
@@ -88,3 +90,27 @@ class Arrangements:
             finally:
                 connection.exec_driver_sql(UNLOCK, (LOCK_NAMESPACE, REPARTITION_LOCK))
                 connection.commit()
+
+
+class SharedLook:
+    """For an event loop: whoever asks at the same time shares a look, and the process goes by what is found."""
+
+    def __init__(self, read: Callable[[], Awaitable[Arrangement]], lanes: Lanes) -> None:
+        """`lanes`: what the process goes by, which is changed."""
+        self.lanes = lanes
+        self._read = read
+        self._grouped: Grouped[None, Arrangement] = Grouped(self._looked, LOOKS_AT_ONCE)
+
+    async def __call__(self) -> Arrangement:
+        """As it is now, and whether it is being changed."""
+        return await self._grouped(None)
+
+    async def found_others(self, before: int) -> bool:
+        """Whether there are others by now than those that were looked into."""
+        await self()
+        return self.lanes.now != before
+
+    async def _looked(self, asks: Sequence[None]) -> Sequence[Arrangement]:
+        found = await self._read()
+        self.lanes.now, self.lanes.epoch = found.partitions, found.epoch
+        return [found] * len(asks)

@@ -1,14 +1,22 @@
-"""Many commands at once: `SubmitBatch` writes the batch down in Postgres, then passes each command through the door."""
+"""Many commands at once: `SubmitBatch` writes the batch down in Postgres, then passes each command through the door;
+`SentBatches` finds it again."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from core.errors import IdempotencyKeyReused, InvalidFields
+from core.grouping import Grouped
 from core.model import Arguments, Frozen, Job, batch_hash, batch_id, body_hash
+from core.queries import BatchView, Queries
 from core.service import Submit
+from core.threads import Threads
+from core.unknown import Unknown
+
+LOOK_UP_LIMIT: Final = 256  # batches looked up in Postgres in one statement
 
 
 class Wanted(Frozen):
@@ -81,3 +89,35 @@ class SubmitBatch:
         }
         if wrong:
             raise InvalidFields(wrong)
+
+
+class SentBatches:
+    """Batches that were sent, by ids that only whoever sent them can know."""
+
+    def __init__(self, queries: Queries, threads: Threads) -> None:
+        self._queries = queries
+        self._threads = threads
+        self._unknown: Unknown[str] = Unknown()
+        self._look_up: Grouped[str, BatchView | None] = Grouped(self._read, LOOK_UP_LIMIT)
+
+    async def find(self, batch_id: str) -> BatchView | None:
+        """A batch, or None if there is none."""
+        if self._unknown.get(batch_id):
+            return None
+        view = await self._look_up(batch_id)
+        if view is None:
+            self._unknown.add(batch_id)
+        return view
+
+    async def find_just_sent(self, batch_id: str) -> BatchView | None:
+        """A batch that may have been sent just now, through whichever process."""
+        self._unknown.discard(batch_id)
+        return await self._look_up(batch_id)
+
+    def note_sent(self, batch_id: str) -> None:
+        """This batch was sent just now, so it is there."""
+        self._unknown.discard(batch_id)
+
+    async def _read(self, batch_ids: Sequence[str]) -> Sequence[BatchView | None]:
+        found = await self._threads.read(self._queries.batches, batch_ids)
+        return [found.get(batch_id) for batch_id in batch_ids]

@@ -46,7 +46,7 @@ class Batches:
             resp.set_header("Retry-After", RETRY_AFTER_SECONDS)
         resp.set_header("Vary", "Prefer, Accept-Language")
         spoken = language(req)
-        decided = {job.id: await services.as_it_counts(job) for job in jobs if job is not None and job.outcome is not None}
+        decided = {job.id: await services.jobs.as_it_counts(job) for job in jobs if job is not None and job.outcome is not None}
         token = services.manage_token
         shown = [None if job is None else job_answer(decided.get(job.id, job), token, spoken) for job in jobs]
         body = {
@@ -65,7 +65,7 @@ class Batches:
             if job is None or job.outcome is not None:
                 return job
             with self._services.followers.waiter(job.id) as waiter:
-                again = await self._services.job(job.id)  # it may have been decided before we waited
+                again = await self._services.jobs.find(job.id)  # it may have been decided before we waited
                 if again is not None and again.outcome is not None:
                     return again
                 return await waiter.outcome(max(0.0, until - time.monotonic())) or job
@@ -84,8 +84,8 @@ class BatchCollection(Batches):
         except InvalidIdempotencyKey:
             return False
         name = key and services.submit_batch.id_of(req.context.caller.client, key)
-        view = await services.sent_batch(name) if name else None
-        return view is not None and None not in await services.jobs(view.job_ids)
+        view = await services.batches.find_just_sent(name) if name else None
+        return view is not None and None not in await services.jobs.all(view.job_ids)
 
     async def on_post(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
         """Accept all commands of a batch, or none of them."""
@@ -104,7 +104,7 @@ class BatchCollection(Batches):
         if not receipt.known:
             for kind, count in Counter(one.kind for one in wanted).items():
                 telemetry.ACCEPTED.add(kind, count=count)
-        services.found_batch(receipt.id)
+        services.batches.note_sent(receipt.id)
         resp.set_header("Location", f"/api/batches/{receipt.id}")
         if receipt.known:
             resp.set_header("Idempotency-Replayed", "true")
@@ -118,8 +118,8 @@ class BatchItem(Batches):
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, batch: str) -> None:
         """The batch with its jobs."""
         services = self._services
-        view = await services.batch(batch_id(batch))
+        view = await services.batches.find(batch_id(batch))
         if view is None or not req.context.caller.owns(view.client):
             raise UnknownBatch
         resp.set_header("Cache-Control", "no-store")
-        await self.answer(req, resp, view, await services.jobs(view.job_ids))
+        await self.answer(req, resp, view, await services.jobs.all(view.job_ids))

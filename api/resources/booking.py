@@ -172,7 +172,7 @@ class OutcomePage(Booking):
         name = job_id(job)
         if not hmac.compare_digest((req.get_param("key") or "").encode(), self.token_of(name).encode()):
             raise UnknownJob
-        now = await self._services.job_now(name)
+        now = await self._services.jobs.now(name)
         if now is None or str(now.job.session_id) != session:
             raise UnknownJob
         req.context.job_id = name

@@ -92,7 +92,7 @@ class Commands:
         except AforoError:
             return False
         job = key and services.submit.job_id(kind, wanted, client or req.context.caller.client, key)
-        return bool(job) and await services.job(job) is not None
+        return bool(job) and await services.jobs.find(job) is not None
 
     async def _accepted(self, req: falcon.asgi.Request, draft: Job, arguments: Arguments, keyed: bool | None = None) -> Receipt:
         keyed = req.get_header("Idempotency-Key") is not None if keyed is None else keyed
@@ -112,8 +112,8 @@ class Commands:
 
     async def _decided(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, job: Job) -> None:
         services = self._services
-        job = await services.as_it_counts(job)
-        position = await services.waitlist_position(job)
+        job = await services.jobs.as_it_counts(job)
+        position = await services.jobs.waitlist_position(job)
         answer: Any = job_answer(job, services.manage_token, language(req), position=position)
         if is_refused(job):
             refusal(req, resp, job, answer)

@@ -48,7 +48,7 @@ class JobItem(Jobs):
         services = self._services
         name = req.context.job_id = job_id(job)
         with patience(services, req) as wait_seconds, services.followers.waiter(name) as waiter:
-            found = await services.job(name)
+            found = await services.jobs.find(name)
             if found is None or not self.may_see(req, found):
                 raise UnknownJob
             if wait_seconds and found.outcome is None:
@@ -59,7 +59,7 @@ class JobItem(Jobs):
         resp.set_header("Cache-Control", "no-store")
         if found.outcome is None:
             resp.set_header("Retry-After", "1")
-        resp.data = self.body(await services.as_it_stands(found), language(req))
+        resp.data = self.body(await services.jobs.as_it_stands(found), language(req))
 
 
 class JobEvents(Jobs):
@@ -69,7 +69,7 @@ class JobEvents(Jobs):
         """What GET of the job gives, now and whenever it changes, until nothing more is to be expected."""
         services = self._services
         name = req.context.job_id = job_id(job)
-        now = await services.job_now(name)
+        now = await services.jobs.now(name)
         if now is None or not self.may_see(req, now.job):
             raise UnknownJob
         spoken = language(req)

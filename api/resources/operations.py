@@ -92,7 +92,7 @@ class QuarantineCollection:
         services, limit = self._services, number(req, "page_size", QUARANTINE_SHOWN, 100)
         commands = await services.in_thread(services.queries.quarantined, limit)
         entries = await services.in_thread(services.queries.unreadable, limit)
-        jobs = await services.jobs([again_id(services, command) for command in commands])
+        jobs = await services.jobs.all([again_id(services, command) for command in commands])
         masked = not req.context.caller.may(ATTENDEES, MANAGE)
         shown = [
             {

@@ -38,14 +38,14 @@ class Sessions(Commands):
         seq = least_seq(req)
         if seq is not None:
             with self._services.waits.place(waits_as(req)) as free:
-                await self._services.applied(session, seq, wait=free)
+                await self._services.heads.applied(session, seq, wait=free)
 
     async def read(self, session: int, query: Callable[..., Result | None], *arguments: Any) -> Result:
         """What a query says of a session; it is not asked for one that was unknown a moment ago. Raises UnknownSession."""
         services = self._services
-        found = None if await services.is_unknown(session) else await services.in_thread(query, session, *arguments)
+        found = None if await services.heads.is_unknown(session) else await services.in_thread(query, session, *arguments)
         if found is None:
-            await services.find_session(session)  # which remembers that there is none
+            await services.heads.find(session)  # which remembers that there is none
             raise UnknownSession
         return found
 
@@ -53,7 +53,7 @@ class Sessions(Commands):
         """A session's counts in Redis, rebuilt from Postgres when they are missing."""
         head = await self._services.projections.head(session)
         if head is None:
-            await self._services.load_head(session)
+            await self._services.heads.load(session)
         return head
 
 
@@ -84,7 +84,7 @@ class SessionCollection(ShownSessions):
         services = self._services
         session = await services.written(services.store.create_session, values, req.context.caller.client)
         with suppress(Rearranging):
-            await services.load_head(session)  # and with it, how many partitions there are
+            await services.heads.load(session)  # and with it, how many partitions there are
         await services.projections.announce_creation(session)
         resp.status = 201
         resp.set_header("Location", f"/api/sessions/{session}/")
@@ -121,11 +121,11 @@ class SessionItem(ShownSessions):
             raise InvalidFields({key: mixed for key in values if key not in described})
         services = self._services
         # With a head, for whoever reads the new text before it is announced announces it.
-        known = not await services.is_unknown(name) and await services.knows_session(name)
+        known = not await services.heads.is_unknown(name) and await services.heads.knows(name)
         if not known or not await services.written(services.store.update_session, name, described):
-            await services.find_session(name)
+            await services.heads.find(name)
             raise UnknownSession
-        await services.load_head(name)
+        await services.heads.load(name)
         await services.projections.announce_change(name)
         resp.data = (await self.detail(req, name)).body
 
@@ -156,7 +156,7 @@ class SessionEvents(Sessions):
     async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response, session: str) -> None:
         """The session's counts, now and whenever they change."""
         name = session_id(session)
-        if not await self._services.knows_session(name):
+        if not await self._services.heads.knows(name):
             raise UnknownSession
         open_stream(self._services, req, resp, self._services.streams.sessions, name, event_of)
 

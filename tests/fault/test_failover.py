@@ -46,7 +46,7 @@ def couple(hurt: Servers) -> Iterator[Couple]:
 def test_an_outcome_is_shown_only_when_the_standby_has_it_and_so_survives_the_failover(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.bootstrap.WRITE_SECONDS", 0.5)
+    monkeypatch.setattr("core.threads.WRITE_SECONDS", 0.5)
     commits_wait_for(pair.servers.owner_url, NAME)
     with Driver(pair.deployment) as driver, ThreadPoolExecutor(1) as threads:
         session = driver.new_session()
@@ -78,7 +78,7 @@ async def write_and_read(pair: Pair, session: int) -> None:
         writes = [services.written(services.store.update_session, session, {"title": f"{n}"}) for n in range(6)]
         answers = await asyncio.gather(*writes, return_exceptions=True)
         assert [type(answer) for answer in answers] == [Unavailable] * 6
-        assert await services.find_session(session)
+        assert await services.heads.find(session)
     finally:
         await services.stop()
 

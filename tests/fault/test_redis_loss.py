@@ -64,7 +64,7 @@ async def load_head(driver: Driver, session: int) -> None:
     services = ApiServices(driver.settings)
     await services.start()
     try:
-        assert await services.load_head(session)
+        assert await services.heads.load(session)
     finally:
         await services.stop()
 

@@ -46,7 +46,7 @@ def test_a_thousand_probes_at_once_are_a_few_queries(processes: Callable[..., No
     async def run(one: Process, _: Process) -> None:
         await one.new_session()
         one.statements.clear()
-        answers = await asyncio.gather(*(one.services.find_session(10**6 + n) for n in range(PROBES)))
+        answers = await asyncio.gather(*(one.services.heads.find(10**6 + n) for n in range(PROBES)))
         assert not any(answers)
         assert len(one.statements) <= 4 * 3  # groups of 256, each of three statements
 
@@ -81,7 +81,7 @@ def test_a_thousand_probes_of_a_job_are_a_few_queries(processes: Callable[..., N
 
 def test_probes_of_many_jobs_share_their_queries(processes: Callable[..., None]) -> None:
     async def run(one: Process, _: Process) -> None:
-        found = await asyncio.gather(*(one.services.job(new_job_id(1)) for _ in range(PROBES)))
+        found = await asyncio.gather(*(one.services.jobs.find(new_job_id(1)) for _ in range(PROBES)))
         assert set(found) == {None}
         assert len(one.statements) <= 20
 

@@ -6,7 +6,6 @@ whoever gives the turns decides what happens, and can throw a fault at it instea
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from typing import Any
 
 import greenlet
 
-from core import bootstrap, crashpoints, mailbox, service
-from core.bootstrap import ApiServices
+from core import crashpoints, mailbox, service
 from core.door import GROUP_LIMIT, Door, Receipt
 from core.errors import AforoError, Unavailable
 from core.exchange import Command, Exchange, Sent
+from core.heads import Heads
 from core.lanes import Lanes
 from core.mailbox import Mailbox
 from core.model import Arguments, Job, Session, partition_of_session
@@ -178,9 +177,10 @@ class World:
         self.gate = Gate()
         self._door = Door(client, partitions, max_queued, self.bells.append, self._went_back)
         self._door._grouped = self.gate  # type: ignore[assignment]
-        api: Any = SimpleNamespace(in_thread=_at_once, queries=self, _record=self._record)
-        api.projections = Projections(client, partitions, job_ttl_seconds)
-        self.submit = Submit(self._door, functools.partial(self._find_session, api), self._recall, b"secret")
+        projections = Projections(client, partitions, job_ttl_seconds)
+        threads: Any = SimpleNamespace(read=_at_once)
+        self.heads = Heads(projections, self, threads, _no_look, self._record)  # type: ignore[arg-type]
+        self.submit = Submit(self._door, self._find_session, self._recall, b"secret")
         self.created = {session.id: session for session in sessions}
         self.store.sessions.update(self.created)
 
@@ -192,12 +192,12 @@ class World:
         """The same in seconds."""
         return self.now / 1000
 
-    async def _find_session(self, api: Any, session_id: int) -> bool:
+    async def _find_session(self, session_id: int) -> bool:
         found = self.store.sessions.get(session_id)
         if found is None:
             return False
         view: Any = SimpleNamespace(id=session_id, decided=lambda: found, last_seq=found.last_seq)
-        return await ApiServices._load_head(api, view, self.lanes)
+        return await self.heads._load(view, self.lanes)
 
     def _went_back(self, partition: int, accepted: int, found: int) -> None:
         detail: dict[str, int | str] = {"partition": partition, "accepted": accepted, "found": found}
@@ -285,6 +285,10 @@ class World:
                 transaction.end()
 
 
+async def _no_look() -> Any:
+    raise AssertionError("Nobody moves partitions here.")
+
+
 async def _at_once(call: Callable[..., Any], *arguments: Any) -> Any:
     return call(*arguments)
 
@@ -297,7 +301,6 @@ def simulated(world: World, publish_limit: int, portion_limit: int, poisoned: Ca
         (service, "time", world),
         (service, "telemetry", silent),
         (service, "log", silent),
-        (bootstrap, "log", silent),
         (mailbox, "PUBLISH_LIMIT", publish_limit),
         (mailbox, "PORTION_LIMIT", portion_limit),
         (service, "PORTION_LIMIT", portion_limit),

@@ -51,6 +51,8 @@ REDIS_ROOMS = {
 }
 ROOMS = {"sqlalchemy": SQL_ROOMS, "psycopg2": SQL_ROOMS, "alembic": set(), "redis": REDIS_ROOMS}
 MIGRATIONS = "core/migrations/"
+WIRING = "core/bootstrap.py"
+VALUES = {"CancelArguments"}  # of what bootstrap calls
 PURE = {
     "core/model.py": {"base64", "hashlib", "hmac", "os", "zlib", "msgspec", "typing"},
     "core/decide.py": {"msgspec", "dataclasses", "collections", "core"},
@@ -107,6 +109,26 @@ def test_everything_is_in_its_room(path: Path) -> None:
 )
 def test_a_breach_is_seen(name: str, source: str) -> None:
     assert breaches(name, source) != []
+
+
+def built(source: str) -> set[str]:
+    """The names that a source calls, as it imported or made them."""
+    calls = (node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+    return {called.id for called in calls if isinstance(called, ast.Name)}
+
+
+def parts() -> set[str]:
+    """What bootstrap builds processes of: the classes of core that it calls, other than values."""
+    source = (ROOT / WIRING).read_text("utf-8")
+    imported = {module.rpartition(".")[2] for module in imports(source) if module.startswith("core.")}
+    return {name for name in built(source) & imported if name[0].isupper()} - VALUES
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if not name_of(path).startswith("ops/")], ids=name_of)
+def test_a_process_is_put_together_in_one_place(path: Path) -> None:
+    assert built("def f(engine):\n    return Store(engine)") & parts()
+    if name_of(path) != WIRING:
+        assert not built(path.read_text("utf-8")) & parts()
 
 
 def test_the_decision_sees_neither_clock_nor_chance() -> None:

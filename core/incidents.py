@@ -1,0 +1,37 @@
+"""What the door's side notices that only lost data can cause: it is said everywhere, in the log, the metrics and Postgres.
+
+What a batch notices goes with its transaction instead (core/service.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from core import telemetry
+from core.numbering import Incident
+
+log = logging.getLogger(__name__)
+
+
+class Incidents:
+    """Says them, and knows those that are still being written down."""
+
+    def __init__(self, write: Callable[[Incident, int], Awaitable[None]]) -> None:
+        """`write(incident, partition)` keeps it in Postgres."""
+        self._write = write
+        self._recording: set[asyncio.Task[None]] = set()
+
+    async def record(self, incident: Incident, partition: int) -> None:
+        """Say it everywhere: log, metrics, Postgres."""
+        log.error(incident.kind, extra={"partition": partition, "session_id": incident.session_id, **incident.detail})
+        telemetry.INCIDENTS.labels(incident.kind).inc()
+        await self._write(incident, partition)
+
+    def redis_went_back(self, partition: int, accepted: int, found: int) -> None:
+        """Redis counts fewer commands of a partition than this process saw accepted. Nobody waits for it to be written down."""
+        incident = Incident("redis_went_back", None, {"accepted": accepted, "found": found})
+        task = asyncio.create_task(self.record(incident, partition))
+        self._recording.add(task)
+        task.add_done_callback(self._recording.discard)
