@@ -7,7 +7,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 from core import telemetry
 from core.bootstrap import worker_services
 from tests.support.raw import Answer, post
-from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told
+from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told, warm
 from tests.support.stack import Deployment
+from tests.support.waiting import until_in_loop
 
 FALCONS_WAY = ", return=minimal"  # makes a preference one of several, which is for Falcon to read
 LONG = "wait=20"
@@ -77,24 +78,11 @@ def drain(deployment: Deployment) -> None:
     worker.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 def body_of(kind: str, who: str) -> bytes:
     if kind == "cancel-session":
         return b"{}"
     person = {"email": f"{who}@example.org"}
     return json.dumps(person if kind == "cancel" else {"name": who, **person}).encode()
-
-
-async def warm(line: Connection, **fields: Any) -> str:
-    """Where to reserve in a session whose head is in Redis."""
-    path = f"/api/sessions/{await new_session(line, **fields)}/reserve/"
-    assert (await line.ask(post(path, somebody()))).status == 202
-    return path
 
 
 def waiting(serving: Serving) -> int:
@@ -174,7 +162,7 @@ def test_news_that_come_before_the_receipt_are_not_missed(
                 receipts = await accept(knocks)
                 await asyncio.to_thread(drain, deployment)
                 (waiter,) = next(iter(serving.services.followers._waiters.values()))
-                await until(lambda: waiter._has_news)
+                await until_in_loop(lambda: waiter._has_news)
                 return receipts
 
             door._grouped._call = accept_and_see_it_decided
@@ -205,7 +193,8 @@ def test_what_one_message_makes_known_is_read_together(
             entered = [await line.__aenter__() for line in lines]
             for line in entered:
                 line.writer.write(post(path, somebody(), f"Prefer: {LONG}"))
-            await until(lambda: sum(waiter._tell is not None for (waiter,) in serving.services.followers._waiters.values()) == 20)
+            waiters = serving.services.followers._waiters
+            await until_in_loop(lambda: sum(waiter._tell is not None for (waiter,) in waiters.values()) == 20)
             await asyncio.to_thread(drain, deployment)
             assert [(await line.answer()).status for line in entered] == [201] * 20
             for line in lines:
@@ -221,7 +210,7 @@ def test_what_redis_forgot_is_told_from_the_ledger(serve: Serve, deployment: Dep
             path = await warm(line)
             monkeypatch.setattr(serving.services.followers, "_wake", lambda _job_ids: None)  # the message was lost
             line.writer.write(post(path, somebody(), f"Prefer: {LONG}"))
-            await until(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
+            await until_in_loop(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
             with deployment.redis() as redis:
                 await asyncio.to_thread(drain, deployment)
                 redis.delete(*redis.keys("aforo:*:job:*"))
@@ -239,9 +228,9 @@ def test_so_many_wait_and_no_more_whichever_way_they_came(serve: Serve, deployme
             path = await warm(line)
             not_honoured = telemetry.WAITS_NOT_HONOURED._value.get()
             here.writer.write(post(path, somebody(), f"Prefer: {LONG}"))
-            await until(lambda: waiting(serving) == 1)
+            await until_in_loop(lambda: waiting(serving) == 1)
             at_falcon.writer.write(post(path, somebody(), f"Prefer: {LONG}{FALCONS_WAY}"))
-            await until(lambda: waiting(serving) == 2)
+            await until_in_loop(lambda: waiting(serving) == 2)
             answers = [await line.ask(post(path, somebody(), f"Prefer: {LONG}{way}")) for way in ("", FALCONS_WAY)]
             assert [answer.status for answer in answers] == [202] * 2
             assert told(answers[0], False) == told(answers[1], False)
@@ -260,7 +249,7 @@ def test_each_address_has_its_own_places(serve: Serve) -> None:
             for number, waits in enumerate((one, other)):
                 address = f"X-Forwarded-For: 198.51.100.{number}"
                 waits.writer.write(post(path, somebody(), address, f"Prefer: {LONG}"))
-                await until(lambda there=number + 1: waiting(serving) == there)  # type: ignore[misc]
+                await until_in_loop(lambda there=number + 1: waiting(serving) == there)  # type: ignore[misc]
                 assert (await line.ask(post(path, somebody(), address, f"Prefer: {LONG}"))).status == 202
 
     serve(run, max_waits_per_key="1", trusted_proxies="127.0.0.1")
@@ -271,7 +260,7 @@ def test_a_wait_that_falcon_has_to_begin_anew_is_one_wait(serve: Serve, deployme
         async with serving.connection() as line:
             path = await warm(line)
             with drained(deployment), deployment.redis() as redis:
-                await until(lambda: sum(redis.xlen(name) for name in redis.keys("aforo:*:mailbox")) == 0)
+                await until_in_loop(lambda: sum(redis.xlen(name) for name in redis.keys("aforo:*:mailbox")) == 0)
                 assert redis.delete(*redis.keys("aforo:*:s:*")) == 1  # so that its session has to be looked for
                 assert (await line.ask(post(path, somebody(), f"Prefer: {LONG}"))).status == 201
             assert serving.taken == 2
@@ -286,8 +275,8 @@ def test_whoever_leaves_is_forgotten_and_served_all_the_same(serve: Serve) -> No
             path = await warm(line)
             async with serving.connection() as hasty:
                 hasty.writer.write(post(path, somebody(), "Prefer: wait=30"))
-                await until(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
-            await until(lambda: (len(serving.services.followers), waiting(serving)) == (0, 0))
+                await until_in_loop(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
+            await until_in_loop(lambda: (len(serving.services.followers), waiting(serving)) == (0, 0))
             assert serving.notes[-1][:2] == ("POST", 202)
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
 
@@ -300,22 +289,15 @@ def test_who_leaves_at_the_door_does_not_begin_to_wait(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
             path = await warm(line)
-            accept, arrived, gate = serving.services.door._grouped._call, asyncio.Event(), asyncio.Event()
-
-            async def accept_later(knocks: Any) -> Any:
-                arrived.set()
-                await gate.wait()
-                return await accept(knocks)
-
-            serving.services.door._grouped._call = accept_later
+            door = serving.hold_the_door()
             connections = serving.server.server_state.connections
             async with serving.connection() as hasty:
                 hasty.writer.write(post(path, somebody(), "Prefer: wait=30"))
-                await arrived.wait()
-            await until(lambda: len(connections) == 1)
-            gate.set()
-            await until(lambda: serving.services.door._grouped.is_idle)
-            await until(lambda: (len(serving.services.followers), waiting(serving)) == (0, 0))
+                await door.arrived.wait()
+            await until_in_loop(lambda: len(connections) == 1)
+            door.open()
+            await until_in_loop(lambda: serving.services.door._grouped.is_idle)
+            await until_in_loop(lambda: (len(serving.services.followers), waiting(serving)) == (0, 0))
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
 
     serve(run)
@@ -326,7 +308,7 @@ def test_requests_behind_one_that_waits_are_answered_after_it(serve: Serve, depl
         async with serving.connection() as line:
             path = await warm(line)
             line.writer.write(post(path, somebody(), f"Prefer: {LONG}") + post(path, somebody()) + post(path, somebody()))
-            await until(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
+            await until_in_loop(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
             await asyncio.to_thread(drain, deployment)
             answers = [await line.answer() for _ in range(3)]
             assert [(answer.status, answer.json()["seq"]) for answer in answers] == [(201, 2), (202, 3), (202, 4)]
@@ -340,9 +322,9 @@ def test_a_server_that_stops_answers_who_waits(serve: Serve, deployment: Deploym
         async with serving.connection() as line:
             path = await warm(line)
             line.writer.write(post(path, somebody(), f"Prefer: wait={20 if is_decided else 1}"))
-            await until(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
+            await until_in_loop(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
             serving.server.should_exit = True
-            await until(lambda: not (serving.server.servers and serving.server.servers[0].is_serving()))
+            await until_in_loop(lambda: not (serving.server.servers and serving.server.servers[0].is_serving()))
             if is_decided:
                 await asyncio.to_thread(drain, deployment)
             answer = await line.answer()

@@ -18,8 +18,9 @@ from core.errors import Unavailable
 from core.keys import new_token
 from ops import keys
 from tests.support.raw import post
-from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told
+from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told, warm
 from tests.support.stack import Deployment, Servers
+from tests.support.waiting import until_in_loop
 
 SEED = 20_300_401
 CASES = 400
@@ -213,14 +214,15 @@ def test_limits_count_and_refuse_the_same(serve: Serve) -> None:
 def test_a_plain_command_is_taken_in_at_once_and_one_in_pieces_goes_the_usual_way(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))  # the session's head is in Redis from now on
+            path = await warm(line)
             before = serving.taken
             sent = post(path, somebody())
             assert (await line.ask(sent)).status == 202
             assert serving.taken == before + 1
+            (protocol,) = serving.server.server_state.connections
+            answered = protocol.cycle
             line.writer.write(sent[:-20])
-            await asyncio.sleep(0.05)
+            await until_in_loop(lambda: protocol.cycle is not answered)
             assert (await line.ask(sent[-20:])).json()["seq"] == 3
             assert serving.taken == before + 1
 
@@ -230,8 +232,7 @@ def test_a_plain_command_is_taken_in_at_once_and_one_in_pieces_goes_the_usual_wa
 def test_requests_behind_it_are_answered_after_it_and_in_their_order(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             many = [post(path, somebody(), f"X-Request-Id: number-{number}") for number in range(20)]
             line.writer.write(b"".join(many))
             answers = [await line.answer() for _ in many]
@@ -257,12 +258,10 @@ def test_what_is_not_plain_is_not_mistaken_for_what_is_sent_behind_it(serve: Ser
 def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             async with serving.connection() as hasty:
                 hasty.writer.write(post(path, somebody()))
-            while len(serving.notes) < 3:  # the session, and two commands
-                await asyncio.sleep(0.01)
+            await until_in_loop(lambda: len(serving.notes) >= 3)  # the session, and two commands
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
 
     serve(run)
@@ -272,27 +271,16 @@ def test_who_leaves_at_the_door_is_accepted_all_the_same(serve: Serve) -> None:
 def test_who_leaves_before_several_answers_is_no_error(serve: Serve, caplog: pytest.LogCaptureFixture, way: list[str]) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
-            accept, arrived, gate = serving.services.door._grouped._call, asyncio.Event(), asyncio.Event()
-
-            async def accept_later(knocks: Any) -> Any:
-                arrived.set()
-                await gate.wait()
-                return await accept(knocks)
-
-            serving.services.door._grouped._call = accept_later
-            state = serving.server.server_state
+            path = await warm(line)
+            door, state = serving.hold_the_door(), serving.server.server_state
             async with serving.connection() as hasty:
                 hasty.writer.write(b"".join([post(path, somebody(), *way) for _ in range(3)]))
-                await arrived.wait()
+                await door.arrived.wait()
                 (protocol,) = [found for found in state.connections if found.pipeline]
                 protocol.transport.abort()  # a reset by the other side, while nobody reads
-            while protocol in state.connections:
-                await asyncio.sleep(0.01)
-            gate.set()
-            while len(serving.notes) < 3 or state.tasks:  # the session, and two commands
-                await asyncio.sleep(0.01)
+            await until_in_loop(lambda: protocol not in state.connections)
+            door.open()
+            await until_in_loop(lambda: len(serving.notes) >= 3 and not state.tasks)  # the session, and two commands
             assert (await line.ask(post(path, somebody()))).json()["seq"] == 3
         assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -302,8 +290,7 @@ def test_who_leaves_before_several_answers_is_no_error(serve: Serve, caplog: pyt
 def test_nothing_is_made_for_an_application_that_is_not_asked(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             (protocol,) = serving.server.server_state.connections
             for way, made in ([], set()), ([FALCONS_WAY], {"scope", "message_event"}):
                 assert (await line.ask(post(path, somebody(), *way))).status == 202
@@ -316,14 +303,12 @@ def test_nothing_is_made_for_an_application_that_is_not_asked(serve: Serve) -> N
 def test_who_is_slow_to_read_has_the_answer_when_the_line_is_free(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             (protocol,) = serving.server.server_state.connections
             protocol.pause_writing()
             noted = len(serving.notes)
             line.writer.write(post(path, somebody(), "X-Request-Id: slow"))
-            while len(serving.notes) == noted:
-                await asyncio.sleep(0.01)
+            await until_in_loop(lambda: len(serving.notes) > noted)
             assert not protocol.cycle.response_complete
             protocol.resume_writing()
             answer = await line.answer()
@@ -336,8 +321,7 @@ def test_who_is_slow_to_read_has_the_answer_when_the_line_is_free(serve: Serve) 
 def test_a_line_that_fails_keeps_no_other_answer_back(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as first, serving.connection() as bad, serving.connection() as good:
-            path = f"/api/sessions/{await new_session(good)}/reserve/"
-            await good.ask(post(path, somebody()))
+            path = await warm(good)
             answer = GuardedProtocol.answer
 
             def fail_for_one(line: Any, cycle: Any, status: int, fields: bytes, body: bytes) -> None:
@@ -346,19 +330,11 @@ def test_a_line_that_fails_keeps_no_other_answer_back(serve: Serve, monkeypatch:
                 answer(line, cycle, status, fields, body)
 
             monkeypatch.setattr(GuardedProtocol, "answer", fail_for_one)
-            accept, gate = serving.services.door._grouped._call, asyncio.Event()
-
-            async def accept_later(knocks: Any) -> Any:
-                await gate.wait()
-                return await accept(knocks)
-
-            serving.services.door._grouped._call = accept_later
-            before = serving.taken
+            door, before = serving.hold_the_door(), serving.taken
             for number, line in enumerate((first, bad, good)):  # the second and the third go together
                 line.writer.write(post(path, somebody(), f"X-Request-Id: {'bad' if line is bad else 'good'}"))
-                while serving.taken <= before + number:
-                    await asyncio.sleep(0.01)
-            gate.set()
+                await until_in_loop(lambda taken=before + number + 1: serving.taken == taken)  # type: ignore[misc]
+            door.open()
             assert (await first.answer()).status == (await good.answer()).status == 202
 
     serve(run)
@@ -368,8 +344,7 @@ def test_what_may_have_been_accepted_is_never_sent_again(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         door = serving.services.door
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             accept = door._grouped._call
 
             async def accept_and_lose_the_replies(knocks: Any) -> Any:
@@ -393,8 +368,7 @@ def test_what_may_have_been_accepted_is_not_called_refused_because_the_door_is_f
     async def run(serving: Serving) -> None:
         door = serving.services.door
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
 
             async def lose_the_replies(_knocks: Any) -> Any:
                 monkeypatch.setattr(type(door), "is_full", True)
@@ -412,8 +386,7 @@ def test_what_may_have_been_accepted_is_not_called_refused_because_the_door_is_f
 def test_a_bug_in_the_answer_is_told_as_one(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
+            path = await warm(line)
             monkeypatch.setattr("api.intake.queued_answer", lambda *_: 1 / 0)
             answer = await line.ask(post(path, somebody()))
             assert (answer.status, answer.json()["code"]) == (500, "internal_error")
@@ -436,25 +409,14 @@ def test_while_the_door_is_crowded_it_is_turned_away_in_front(serve: Serve, monk
 def test_a_server_that_stops_answers_who_is_at_the_door(serve: Serve) -> None:
     async def run(serving: Serving) -> None:
         async with serving.connection() as line:
-            path = f"/api/sessions/{await new_session(line)}/reserve/"
-            await line.ask(post(path, somebody()))
-            door, gate = serving.services.door, asyncio.Event()
-            accept = door._grouped._call
-
-            async def accept_later(knocks: Any) -> Any:
-                await gate.wait()
-                return await accept(knocks)
-
-            door._grouped._call = accept_later
-            before = serving.taken
+            path = await warm(line)
+            door, before = serving.hold_the_door(), serving.taken
             line.writer.write(post(path, somebody()))
-            while serving.taken == before:
-                await asyncio.sleep(0.01)
+            await until_in_loop(lambda: serving.taken > before)
+            (protocol,) = serving.server.server_state.connections
             serving.server.should_exit = True
-            while serving.server.servers and serving.server.servers[0].is_serving():
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)
-            gate.set()
+            await until_in_loop(lambda: not protocol.cycle.keep_alive)  # it was told that this is its last answer
+            door.open()
             answer = await line.answer()
             assert (answer.status, answer.headers["connection"]) == (202, "close")
             assert await line.is_closed()

@@ -92,6 +92,10 @@ class Serving:
         self.server.should_exit = True
         await self._running
 
+    def hold_the_door(self) -> HeldDoor:
+        """From now on who has come to the door waits there, until it is opened."""
+        return HeldDoor(self.services.door)
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """One to this server."""
@@ -100,6 +104,24 @@ class Serving:
             yield Connection(reader, writer)
         finally:
             writer.close()
+
+
+class HeldDoor:
+    """A door that takes nobody to Redis before it is opened; `arrived`: somebody is there."""
+
+    def __init__(self, door: Any) -> None:
+        self.arrived, self._opened = asyncio.Event(), asyncio.Event()
+        self._accept = door._grouped._call
+        door._grouped._call = self._hold
+
+    def open(self) -> None:
+        """Let in who waits, and whoever comes."""
+        self._opened.set()
+
+    async def _hold(self, knocks: Any) -> Any:
+        self.arrived.set()
+        await self._opened.wait()
+        return await self._accept(knocks)
 
 
 class Silent:
@@ -148,6 +170,13 @@ async def new_session(line: Connection, *headers: str, **fields: Any) -> int:
     answer = await line.ask(post("/api/sessions/", json.dumps(body).encode(), *headers))
     assert answer.status == 201, answer.body
     return answer.json()["id"]
+
+
+async def warm(line: Connection, **fields: Any) -> str:
+    """Where to reserve in a new session whose head is in Redis: somebody has reserved there."""
+    path = f"/api/sessions/{await new_session(line, **fields)}/reserve/"
+    assert (await line.ask(post(path, somebody()))).status == 202
+    return path
 
 
 def somebody() -> bytes:

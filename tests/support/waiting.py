@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,3 +20,10 @@ def until(condition: Callable[[], Result], seconds: float = 15.0, what: str = ""
             return answer
         assert time.monotonic() < deadline, f"not within {seconds} s: {what or condition}; last answer: {answer!r}"
         time.sleep(POLL_SECONDS)
+
+
+async def until_in_loop(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """The same in an event loop, whose other tasks go on meanwhile."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(POLL_SECONDS)
