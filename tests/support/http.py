@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-_people = itertools.count(1)
+_people = itertools.count(1)  # `aforo demo` and tests/bench have guests of their own, whom they count as well
 
 SESSION: dict[str, Any] = {
     "title": "Letterpress for beginners",
@@ -19,7 +19,7 @@ SESSION: dict[str, Any] = {
 
 def person(name: str | None = None) -> dict[str, str]:
     """Somebody whom no other test of this process has met; or the same person each time, by name."""
-    name = name or f"guest-{next(_people)}"
+    name = name or f"somebody-{next(_people)}"
     return {"name": name.title(), "email": f"{name}@example.org"}
 
 
