@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from core import crashpoints
+from core import crashpoints, door, lookout, mailbox
 from core.erasure import Erasure
 from core.scrub import Scrub
 from tests.support.driving import Driver
 from tests.support.stack import Deployment
+
+LASTING_MS = 60_000
 
 
 @pytest.fixture
@@ -18,6 +20,13 @@ def driver(deployment: Deployment) -> Iterator[Driver]:
     """A fresh deployment, driven by hand."""
     with Driver(deployment) as driver:
         yield driver
+
+
+@pytest.fixture
+def lasting_bells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bell that rang is there for long, also on a machine that stands still meanwhile."""
+    for module in (door, mailbox, lookout):
+        monkeypatch.setattr(module, "BELL_MS", LASTING_MS)
 
 
 @pytest.fixture

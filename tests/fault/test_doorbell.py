@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
-from core import crashpoints, door, mailbox
+from core import crashpoints, mailbox
 from core.doorbell import QUEUE, TASK, Doorbell, celery_app
 from core.errors import Unavailable
 from core.mailbox import key
@@ -26,7 +27,7 @@ from worker.sweeper import TOO_OLD_MS, sweep
 def test_commands_nobody_rang_for_are_swept(driver: Driver) -> None:
     session = driver.new_session()
     receipts = driver.reserve(session, "ana", "bo")
-    swept = until(lambda: sweep(driver.worker), 5, "the sweeper deals with them")
+    swept = until(lambda: sweep(driver.worker), what="the sweeper deals with them")
     assert swept == 2
     assert driver.job(receipts[0].job.id).applied_at - receipts[0].job.accepted_at > TOO_OLD_MS  # type: ignore[union-attr]
     driver.check(receipts)
@@ -61,7 +62,7 @@ def test_a_partition_that_cannot_be_drained_does_not_keep_the_sweeper_from_the_o
             sweep(services)  # type: ignore[arg-type]
         return driver.waiting(other) == 0
 
-    until(swept, 3, "the sweeper gets to the other partition")
+    until(swept, what="the sweeper gets to the other partition")
     assert driver.waiting(blocked) == 1
 
 
@@ -79,7 +80,7 @@ def test_a_crash_between_acceptance_and_bell_loses_nothing(driver: Driver) -> No
         driver.reserve(session, "ana")
     assert driver.rung.partitions == []
     assert driver.waiting(session) == 1
-    until(lambda: sweep(driver.worker), 5)
+    until(lambda: sweep(driver.worker), what="the sweeper deals with it")
     assert driver.counts(session) == (1, 1)
     driver.check()
 
@@ -108,9 +109,8 @@ def test_a_drain_too_many_finds_nothing_to_do(driver: Driver) -> None:
     driver.check(receipts)
 
 
-def test_one_bell_is_rung_for_all_that_arrives_until_somebody_drains(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (door, mailbox):
-        monkeypatch.setattr(module, "BELL_MS", 60_000)  # so that it lasts on a machine that stands still meanwhile
+@pytest.mark.usefixtures("lasting_bells")
+def test_one_bell_is_rung_for_all_that_arrives_until_somebody_drains(driver: Driver) -> None:
     session = driver.new_session()
     for name in ("ana", "bo", "cy"):
         driver.reserve(session, name)
@@ -130,18 +130,24 @@ def test_a_bell_that_was_lost_is_rung_again_after_a_while(driver: Driver) -> Non
     assert driver.rung.partitions == [driver.partition(session)] * 2
 
 
-def test_ringing_neither_waits_nor_fails_when_the_broker_is_gone_and_commands_are_accepted(deployment: Deployment) -> None:
-    doorbell = Doorbell(celery_app(f"redis://127.0.0.1:{free_port()}/0"))
+def test_ringing_neither_waits_nor_fails_when_the_broker_is_gone_and_commands_are_accepted(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    celery = celery_app(f"redis://127.0.0.1:{free_port()}/0")
+    send, accepted = celery.send_task, threading.Event()
+    monkeypatch.setattr(celery, "send_task", lambda *task, **how: accepted.wait(60) and send(*task, **how))
+    doorbell = Doorbell(celery)
     before = DOORBELL_FAILURES._value.get()
     for _ in range(100):
         doorbell.ring(3)
-    assert DOORBELL_FAILURES._value.get() == before  # nobody waited for the first one to fail
     with Driver(deployment, ring=doorbell.ring) as driver:
         session = driver.new_session()
         receipts = driver.reserve(session, "ana", "bo")
         assert [receipt.job.seq for receipt in receipts] == [1, 2]
+        assert DOORBELL_FAILURES._value.get() == before  # nobody has waited for the first one to fail
+        accepted.set()
         until(lambda: DOORBELL_FAILURES._value.get() > before, 20, "a failure is counted")
-        until(lambda: sweep(driver.worker), 5, "the sweeper deals with them")
+        until(lambda: sweep(driver.worker), what="the sweeper deals with them")
         assert driver.outcomes(receipts) == ["confirmed", "confirmed"]
         driver.check(receipts)
     doorbell.close()
