@@ -142,4 +142,11 @@ def log_files(deployment: Deployment) -> list[Path]:
 
 def files_with(paths: list[Path], text: str) -> list[str]:
     """The files in which this text stands as it is."""
-    return [path.name for path in paths if path.exists() and text.encode() in path.read_bytes()]
+    return [path.name for path in paths if text.encode() in _bytes_of(path)]
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:  # deleted since it was listed
+        return b""
