@@ -67,19 +67,18 @@ def test_a_waiter_is_woken_by_the_worker(api: Api) -> None:
         started = time.monotonic()
         assert api.reserve(session, wait=20).status_code in (201, 409)
         times.append(time.monotonic() - started)
-    assert sorted(times)[len(times) // 2] < 0.5  # well under the second after which all look again
+    assert sorted(times)[len(times) // 2] < 0.8  # one after the other, each would take the second after which all look again
 
 
 def test_a_waiter_whose_subscription_breaks_still_gets_its_outcome(stacks: Callable[..., Stack]) -> None:
     stack = stacks(api_processes="1")
-    redis = stack.deployment.redis()
     with Api(stack.url) as api:
         session = api.new_session()
         over = threading.Event()
 
         def cut() -> None:
             while not over.wait(0.02):
-                redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+                stack.deployment.cut_connections("pubsub")
 
         cutting = threading.Thread(target=cut)
         cutting.start()

@@ -60,6 +60,15 @@ class Deployment:
         """A client of its Redis that may do everything."""
         return connect(self.redis_owner_url)
 
+    def cut_connections(self, kind: str) -> None:
+        """End what is connected to its Redis database, `normal` connections or `pubsub`; other stacks keep theirs."""
+        database = self.redis_url.rpartition("/")[2]
+        with self.redis() as redis:
+            own = redis.client_id()
+            for one in redis.client_list(_type=kind):
+                if one["db"] == database and int(one["id"]) != own:
+                    redis.client_kill_filter(_id=one["id"])
+
     def sql(self, statement: str, *parameters: object) -> list[tuple]:
         """Run one statement as the owner, in a transaction of its own; its rows, if it has any."""
         connection = psycopg2.connect(self.owner_url, options="-c default_transaction_read_only=off")
