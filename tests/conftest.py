@@ -9,12 +9,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import uvloop
 
 from tests.support.http import Api
 from tests.support.serving import Serve, Serving
 from tests.support.stack import Deployment, Servers, Stack
+
+# An example takes as long as it takes on a machine where others work too; what is set besides, as it is for CI, stays.
+SLOW = (hypothesis.HealthCheck.too_slow,)
+hypothesis.settings.register_profile("patient", hypothesis.settings(), deadline=None, suppress_health_check=SLOW)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

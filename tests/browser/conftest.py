@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.support.browser import Visitor, chromium
+from tests.support.browser import WAIT_MS, Visitor, chromium
 from tests.support.stack import Stack
 
 
@@ -17,6 +17,12 @@ def browser() -> Iterator[Browser]:
     """The browser. While it runs, no other event loop can run in this thread, so it ends with the file."""
     with chromium() as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def _patience() -> None:
+    """The machine may be busy."""
+    expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture

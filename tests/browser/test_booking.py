@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.support.browser import DESK, PHONE, WAIT_MS, Visitor
+from tests.support.browser import DESK, PHONE, Visitor
 from tests.support.http import Api, person
 
 Visit = Callable[..., Visitor]
@@ -28,7 +28,7 @@ def later(**passed: float) -> str:
 
 def heading(page: Page, text: str) -> None:
     """Wait for this heading."""
-    expect(page.get_by_role("heading", level=1)).to_have_text(text, timeout=WAIT_MS)
+    expect(page.get_by_role("heading", level=1)).to_have_text(text)
 
 
 def test_four_people_three_places_and_who_waits_is_let_in_without_touching_anything(api: Api, visit: Visit) -> None:
@@ -39,8 +39,8 @@ def test_four_people_three_places_and_who_waits_is_let_in_without_touching_anyth
         book(people[name], name)
         heading(people[name].page, "You are in")
         assert people[name].focused() == "You are in"
-    expect(watching.page.locator("#places")).to_contain_text("All 3 places are taken", timeout=WAIT_MS)
-    expect(people["D"].page.locator("#places")).to_contain_text("you can join the waiting list", timeout=WAIT_MS)
+    expect(watching.page.locator("#places")).to_contain_text("All 3 places are taken")
+    expect(people["D"].page.locator("#places")).to_contain_text("you can join the waiting list")
     book(people["D"], "D")
     heading(people["D"].page, "You are on the waiting list")
     expect(people["D"].page.locator("#outcome")).to_contain_text("You are number 1 in line.")
@@ -74,7 +74,7 @@ def test_somebody_books_waits_and_cancels_with_the_keyboard_alone(api: Api, visi
     keys.type("not an address")
     assert visitor.tab(2) == ["yes", "Reserve"]
     keys.press("Enter")
-    expect(page.get_by_role("alert").first).to_be_focused(timeout=WAIT_MS)
+    expect(page.get_by_role("alert").first).to_be_focused()
     assert page.get_by_label("E-mail address").get_attribute("aria-invalid") == "true"
     assert visitor.tab(2) == ["Ana", "not an address"]
     keys.press("ControlOrMeta+a")
@@ -82,17 +82,17 @@ def test_somebody_books_waits_and_cancels_with_the_keyboard_alone(api: Api, visi
     keys.press("Tab")
     keys.press("Space")  # not to wait
     keys.press("Enter")
-    expect(page.get_by_role("alert").first).to_contain_text("Tick the waiting list", timeout=WAIT_MS)
+    expect(page.get_by_role("alert").first).to_contain_text("Tick the waiting list")
     assert visitor.tab(3) == ["Ana", "ana@example.org", "yes"]
     keys.press("Space")
     keys.press("Enter")
     heading(page, "You are on the waiting list")
     assert visitor.focused() == "You are on the waiting list"
-    expect(page.locator("#said")).to_contain_text("You are number 1 in line.", timeout=WAIT_MS)
+    expect(page.locator("#said")).to_contain_text("You are number 1 in line.")
     api.cancel(session, first["email"])
     heading(page, "You are in")
     assert visitor.focused() == "You are in"
-    expect(page.locator("#said")).to_contain_text("A place came free.", timeout=WAIT_MS)
+    expect(page.locator("#said")).to_contain_text("A place came free.")
     assert visitor.tab(2) == ["Add to calendar", "See or cancel my reservation"]
     assert visitor.tab(2, back=True) == ["Add to calendar", "Ver en español"]
     visitor.tab(2)
@@ -112,16 +112,16 @@ def test_the_form_comes_and_goes_by_the_servers_clock(api: Api, visit: Visit) ->
     visitor = visit(f"/s/{session}")
     page = visitor.page
     page.clock.set_fixed_time("2001-01-01T00:00:00Z")
-    expect(page.locator("#places")).to_contain_text("Reservations open on", timeout=WAIT_MS)
+    expect(page.locator("#places")).to_contain_text("Reservations open on")
     expect(page.get_by_role("button", name="Reserve")).to_be_hidden()
     api.configure(session, opens_at=later(seconds=1))
     page.get_by_label("Name").fill("Ana")  # as soon as it is there
     assert "opens" not in page.locator("#places").inner_text()
     api.configure(session, closes_at=later(seconds=1))
-    expect(page.locator("#places")).to_contain_text("It takes no more reservations.", timeout=WAIT_MS)
+    expect(page.locator("#places")).to_contain_text("It takes no more reservations.")
     expect(page.get_by_label("Name")).to_be_hidden()
     expect(page.locator("#places")).to_be_focused()  # the field that had the focus is gone
-    expect(page.locator("#said")).to_contain_text("It takes no more reservations.", timeout=WAIT_MS)
+    expect(page.locator("#said")).to_contain_text("It takes no more reservations.")
 
 
 def test_a_page_without_a_stream_says_so_looks_by_itself_and_catches_up(api: Api, visit: Visit) -> None:
@@ -131,12 +131,12 @@ def test_a_page_without_a_stream_says_so_looks_by_itself_and_catches_up(api: Api
     page.route("**/events?*", lambda route: route.fulfill(status=503))
     page.reload()
     api.reserve(session)
-    expect(page.locator("#lost")).to_be_visible(timeout=WAIT_MS)
-    expect(page.locator("#said")).to_contain_text("There is no connection at the moment", timeout=WAIT_MS)
-    expect(page.locator("#places")).to_contain_text("8 of 9", timeout=WAIT_MS)
+    expect(page.locator("#lost")).to_be_visible()
+    expect(page.locator("#said")).to_contain_text("There is no connection at the moment")
+    expect(page.locator("#places")).to_contain_text("8 of 9")
     page.unroute("**/events?*")
     page.evaluate("window.dispatchEvent(new Event('online'))")
-    expect(page.locator("#lost")).to_be_hidden(timeout=WAIT_MS)
+    expect(page.locator("#lost")).to_be_hidden()
     api.patch(f"/api/sessions/{session}/", json={"public": False})
     page.evaluate("window.dispatchEvent(new Event('online'))")
     heading(page, "There is nothing here")
@@ -151,7 +151,7 @@ def test_what_was_typed_stays_when_the_form_is_turned_away(api: Api, visit: Visi
 
     visitor.page.route(f"**/s/{session}?*", turn_away)
     book(visitor, "Ana")
-    expect(visitor.page.get_by_role("alert")).to_contain_text("This session does not exist", timeout=WAIT_MS)  # what it said
+    expect(visitor.page.get_by_role("alert")).to_contain_text("This session does not exist")  # what it said
     expect(visitor.page.get_by_label("Name")).to_have_value("Ana")
     visitor.page.unroute(f"**/s/{session}?*")
     visitor.page.get_by_role("button", name="Reserve").click()
@@ -188,7 +188,7 @@ def test_it_speaks_spanish_when_the_browser_does_or_somebody_asks(api: Api, visi
     english.get_by_role("link", name="Ver en español").click()
     expect(english.locator("html")).to_have_attribute("lang", "es")
     api.reserve(session)
-    expect(english.locator("#places")).to_contain_text("1 de 3 plazas libres: la última", timeout=WAIT_MS)
+    expect(english.locator("#places")).to_contain_text("1 de 3 plazas libres: la última")
 
 
 def test_a_lost_network_is_told_and_sending_again_counts_once(api: Api, visit: Visit) -> None:
@@ -196,7 +196,7 @@ def test_a_lost_network_is_told_and_sending_again_counts_once(api: Api, visit: V
     visitor = visit(f"/s/{session}")
     visitor.context.set_offline(True)
     book(visitor, "Ana")
-    expect(visitor.page.get_by_text("You can safely send it again")).to_be_visible(timeout=WAIT_MS)
+    expect(visitor.page.get_by_text("You can safely send it again")).to_be_visible()
     visitor.context.set_offline(False)
     visitor.page.get_by_role("button", name="Reserve").click()
     heading(visitor.page, "You are in")
@@ -214,7 +214,7 @@ def test_everybody_can_read_it(api: Api, visit: Visit, size: dict[str, int], sch
 
     is_readable("the form")
     visitor.page.get_by_role("button", name="Reserve").click()
-    expect(visitor.page.get_by_role("alert").first).to_be_focused(timeout=WAIT_MS)
+    expect(visitor.page.get_by_role("alert").first).to_be_focused()
     is_readable("what is wrong")
     book(visitor, "Ana")
     heading(visitor.page, "You are in")
@@ -227,7 +227,7 @@ def test_everybody_can_read_it(api: Api, visit: Visit, size: dict[str, int], sch
     heading(visitor.page, "You are on the waiting list")
     is_readable("waiting")
     visitor.page.goto(f"/s/{session}")
-    expect(visitor.page.locator("#places")).to_contain_text("so is the waiting list", timeout=WAIT_MS)
+    expect(visitor.page.locator("#places")).to_contain_text("so is the waiting list")
     is_readable("full")
     visitor.page.goto("/s/999999999")
     heading(visitor.page, "There is nothing here")
@@ -244,6 +244,6 @@ def test_names_are_shown_and_never_run(api: Api, visit: Visit) -> None:
     visitor.page.get_by_role("button", name="Reserve").click()
     heading(visitor.page, "You are in")
     visitor.page.get_by_role("link", name="See or cancel my reservation").click()
-    expect(visitor.page.get_by_text(script).first).to_be_visible(timeout=WAIT_MS)
+    expect(visitor.page.get_by_text(script).first).to_be_visible()
     assert visitor.page.title() != "run"
     assert visitor.troubles == []

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ops import keys
-from tests.support.browser import DESK, WAIT_MS, Visitor
+from tests.support.browser import DESK, Visitor
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 from tests.support.waiting import until
@@ -43,12 +43,6 @@ def sign_in(page: Page, token: str) -> None:
     page.get_by_label("Key").fill(token)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Now")).to_be_visible()
-
-
-@pytest.fixture(autouse=True)
-def _patience() -> None:
-    """The machine may be busy."""
-    expect.set_options(timeout=WAIT_MS)
 
 
 def look(visitor: Visitor) -> None:

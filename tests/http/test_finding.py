@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from core.finding import SessionSearch
@@ -10,11 +12,13 @@ from core.store import create_engine
 from tests.support.http import Api
 from tests.support.stack import Deployment
 
+_words = itertools.count(1)
+
 
 @pytest.fixture
 def word() -> str:
-    """A word that only this module's sessions have."""
-    return "quetzalcoatlus"
+    """A word that only this test's sessions have."""
+    return f"quetzalcoatlus{next(_words):04}"
 
 
 def found(api: Api, **parameters: str) -> list[int]:
