@@ -198,9 +198,15 @@ def buffers_mb(memory_bytes: int) -> int:
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
+    """A port nobody listens on, and which the system gives to nobody else who asks it for any: who asked has time to start a
+    server on it. So it is for the minute after a connection was closed on it from this side."""
+    with socket.socket() as probe, socket.socket() as caller:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do, which therefore get it all the same
         probe.bind((HOST, 0))
+        probe.listen(1)
+        caller.connect(probe.getsockname())
+        probe.accept()[0].close()
+        caller.recv(1)  # nothing: until the other side has hung up
         return probe.getsockname()[1]
 
 
