@@ -212,7 +212,7 @@ def test_the_api_finishes_what_it_holds(stacks: Callable[..., Stack]) -> None:
 def test_a_worker_that_is_told_to_stop_finishes_its_batch_and_loses_nothing(stacks: Callable[..., Stack]) -> None:
     stack = stacks()
     with Api(stack.url) as api:
-        session = api.new_session(capacity=10_000)
+        session = api.new_session(capacity=10**6)
         over = threading.Event()
         accepted: list[str] = []
 
@@ -230,7 +230,9 @@ def test_a_worker_that_is_told_to_stop_finishes_its_batch_and_loses_nothing(stac
             stack.worker.start()
         over.set()
         for thread in threads:
-            thread.join(10)
-        until(lambda: api.get(f"/api/sessions/{session}/").json()["last_seq"] == len(accepted), 20, "all are applied")
-        assert {api.job(job)["outcome"] for job in accepted} == {"confirmed"}
+            thread.join(30)
+        until(lambda: api.get(f"/api/sessions/{session}/").json()["last_seq"] == len(accepted), 40, "all are applied")
+        outcomes = dict(stack.deployment.sql("SELECT id::text, outcome FROM jobs"))
+        assert {outcomes[job] for job in accepted} == {"confirmed"}
+        assert {api.job(job)["outcome"] for job in accepted[-100:]} == {"confirmed"}
     assert verify.run(stack.database_url, stack.redis_url).differences == []
