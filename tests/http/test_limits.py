@@ -263,7 +263,7 @@ def test_who_has_too_many_waiting_is_answered_at_once(idle: Stack) -> None:
         assert (followed.json()["status"], "Preference-Applied" in followed.headers) == ("queued", False)
         early = api.get(f"/api/sessions/{session}/", params={"min_seq": 1})
         assert early.json()["code"] == "not_yet_applied"
-        assert [one.elapsed.total_seconds() < 4 for one in (answer, followed, early)] == [True] * 3
+        assert [one.elapsed.total_seconds() < 15 for one in (answer, followed, early)] == [True] * 3
         idle.worker.start()
         idle.sweeper.start()
         assert [one.answer().headers.get("preference-applied") for one in waiting].count("wait=30") == WAITS

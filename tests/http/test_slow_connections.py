@@ -18,6 +18,7 @@ from tests.support.stack import Stack
 from tests.support.waiting import until
 
 LIMIT_SECONDS = 2
+LEFT_SECONDS = 8  # on a busy machine; without limits of its own it would take ten at least
 CLOSED_SECONDS = 40  # for five hundred of them on a busy machine; without limits they would stay for ever
 SLOW = 500
 CALLS = 1000
@@ -54,13 +55,13 @@ def dribble(raw: Raw, byte: bytes) -> None:
 
 
 def test_who_says_nothing_is_left(raw: Raw) -> None:
-    assert raw.closed_after() < 2.5 * LIMIT_SECONDS
+    assert raw.closed_after() < LEFT_SECONDS
 
 
 def test_who_rests_too_long_after_an_answer_is_left(raw: Raw) -> None:
     raw.send(get("/healthz"))
     assert raw.answer().status == 200
-    assert 0.5 < raw.closed_after() < 2.5 * LIMIT_SECONDS
+    assert 0.5 < raw.closed_after() < LEFT_SECONDS
 
 
 @pytest.mark.parametrize("start", [START, post("/api/sessions/1/reserve/", b'{"name": "', length=5000)], ids=["head", "body"])
@@ -77,14 +78,14 @@ def test_who_sends_byte_by_byte_is_told_that_it_took_too_long(raw: Raw, start: b
 def test_blank_lines_are_no_request(raw: Raw) -> None:
     dribbling = threading.Thread(target=dribble, args=(raw, b"\r\n"))
     dribbling.start()
-    assert raw.closed_after() < 2.5 * LIMIT_SECONDS
+    assert raw.closed_after() < LEFT_SECONDS
     dribbling.join(10)
 
 
 def test_who_does_not_take_its_answers_is_left(hasty: Stack) -> None:
     with Api(hasty.url) as api, Raw(hasty.url, receive_bytes=4096) as raw:
         raw.send(BUNDLE * 12)  # more than the system buffers
-        until(lambda: ended(api, "slow_reader") == 1, 5 * LIMIT_SECONDS)
+        until(lambda: ended(api, "slow_reader") == 1, 20)
 
 
 def test_who_takes_its_answer_slowly_but_steadily_gets_all_of_it(hasty: Stack) -> None:
@@ -144,17 +145,18 @@ def test_five_hundred_slow_connections_slow_nobody_down_and_are_ended(module_sta
         p99_of_calls(stacks, sessions)  # everything is warm
         ratios: list[float] = []
         while not ratios or (ratios[-1] > 2 and len(ratios) < ROUNDS):
-            slow = slow_connections(stacks[0].url, holding)
-            assert apis[0].get("/healthz").status_code == 200  # it has taken them all in
-            over = threading.Event()
-            dribbling = threading.Thread(target=dribble_all, args=(slow[1::4] + slow[2::4], over))
-            dribbling.start()
-            bothered, normal = p99_of_calls(stacks, sessions)
-            ratios.append(bothered / normal)
-            over.set()
-            dribbling.join(10)
-            started = time.monotonic()
-            for one in slow:
-                one.closed_after()
-            assert time.monotonic() - started < CLOSED_SECONDS
+            with ExitStack() as many:
+                slow = slow_connections(stacks[0].url, many)
+                assert apis[0].get("/healthz").status_code == 200  # it has taken them all in
+                over = threading.Event()
+                dribbling = threading.Thread(target=dribble_all, args=(slow[1::4] + slow[2::4], over))
+                dribbling.start()
+                bothered, normal = p99_of_calls(stacks, sessions)
+                ratios.append(bothered / normal)
+                over.set()
+                dribbling.join(10)
+                started = time.monotonic()
+                for one in slow:
+                    one.closed_after()
+                assert time.monotonic() - started < CLOSED_SECONDS
         assert min(ratios) <= 2, ratios
