@@ -13,7 +13,7 @@ import falcon.asgi
 
 from api.errors import Forged
 from api.limits import count_address, count_of
-from api.requests import bearer, cookie
+from api.requests import TAKEN_IN, bearer, cookie
 from core.bootstrap import ApiServices
 from core.errors import NotAuthenticated, ScopeMissing, UnknownKey
 from core.keys import ANYBODY, ATTENDEES, MANAGE, NOBODY, OPERATE, READ, RESERVE_AND_CANCEL, Caller, split_token
@@ -76,14 +76,14 @@ class Access:
         self._open = services.settings.auth == "open"
 
     async def process_request(self, req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
-        """Nobody in particular, until the route says that it matters."""
-        req.context.caller = ANYBODY if self._open else NOBODY
+        """Nobody in particular, until the route says that it matters; or who was known when it was taken in (api/intake.py)."""
+        req.context.caller = req.scope.get(TAKEN_IN) or (ANYBODY if self._open else NOBODY)
 
     async def process_resource(
         self, req: falcon.asgi.Request, resp: falcon.asgi.Response, resource: Any, _params: dict[str, Any]
     ) -> None:
         """Raises NotAuthenticated, UnknownKey, ScopeMissing, RateLimited; Unavailable when a key cannot be looked up."""
-        if self._open:
+        if self._open or TAKEN_IN in req.scope:
             return
         needed = NEEDED.get(req.uri_template or "", {}).get(req.method)
         if needed is None and hasattr(resource, f"on_{req.method.lower()}"):

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from api.errors import PROBLEM, told
 from api.messages import LONGEST_HEADER, preferred
-from api.requests import FAILED
+from api.requests import TAKEN_IN
 from core import telemetry
 from core.door import Door
 from core.errors import QueueFull
@@ -53,7 +53,7 @@ class Gate:
         Who was at the door already (api/intake.py) is to be told what was met there."""
         if scope["type"] == "lifespan":
             scope.get("state", {})[GATE] = self
-        elif scope["method"] == "POST" and TAKING_IN.fullmatch(scope["path"]) and FAILED not in scope and self.is_shut():
+        elif scope["method"] == "POST" and TAKING_IN.fullmatch(scope["path"]) and TAKEN_IN not in scope and self.is_shut():
             found = refusal(scope["headers"])
             if found is not None:
                 fields, _, body = found

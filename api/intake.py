@@ -25,7 +25,7 @@ from api.bodies import BODY_BYTES, CancelBody, ReserveBody, cancel_arguments, pa
 from api.limits import VERDICT
 from api.messages import SOURCE, preferred
 from api.middleware import REQUEST_ID, STARTED, Observe, request_id
-from api.requests import ACCEPTED, FAILED, INTAKE, KEY, wait_of
+from api.requests import ACCEPTED, FAILED, INTAKE, KEY, TAKEN_IN, wait_of
 from api.resources.commands import RETRY_AFTER_SECONDS, queued_answer
 from core import telemetry
 from core.bootstrap import ApiServices
@@ -102,7 +102,7 @@ class Intake:
         except (AforoError, ValueError):
             return False
         draft = self.services.submit.draft(kind, int(path[2]), arguments, caller.client, key)
-        taken = _Taken(self, line, cycle, path[1], found, draft, arguments, key is not None)
+        taken = _Taken(self, line, cycle, path[1], found, caller, draft, arguments, key is not None)
         if wait_seconds:
             taken.prefers = wait_seconds, caller.key_id or self._address(line, found)
         buckets = self.services.limiter.buckets(self._address(line, found), caller.key_id) if self._is_limited else ()
@@ -173,8 +173,8 @@ class _Taken:
     """A command on its way through the door; it is told its receipt as a future would be."""
 
     __slots__ = (
-        "_arguments", "_cycle", "_draft", "_found", "_intake", "_is_keyed", "_line", "_named", "_path", "_receipt", "_started",
-        "_verdict", "_wait", "prefers",
+        "_arguments", "_caller", "_cycle", "_draft", "_found", "_intake", "_is_keyed", "_line", "_named", "_path", "_receipt",
+        "_started", "_verdict", "_wait", "prefers",
     )  # fmt: skip
 
     def __init__(
@@ -184,6 +184,7 @@ class _Taken:
         cycle: Any,
         path: bytes,
         found: Headers,
+        caller: Caller,
         draft: Job,
         arguments: Arguments,
         is_keyed: bool,
@@ -195,6 +196,7 @@ class _Taken:
         self._line = line
         self._cycle = cycle
         self._path = path
+        self._caller = caller
         self._draft = draft
         self._arguments = arguments
         self._is_keyed = is_keyed
@@ -238,6 +240,7 @@ class _Taken:
         self._end_wait()
         if not isinstance(exc, (UnknownSession, MaybeForgotten)):
             self._cycle.scope[FAILED] = exc
+            self._cycle.scope[TAKEN_IN] = self._caller
         self.pass_on(self._verdict)
 
     def pass_on(self, verdict: Verdict | None) -> None:
@@ -268,6 +271,7 @@ class _Taken:
         else:
             self._cycle.scope[STARTED] = self._started
             self._cycle.scope[ACCEPTED] = self._receipt, job, waited_seconds
+            self._cycle.scope[TAKEN_IN] = self._caller
             self.pass_on(self._verdict)
 
     def _over(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import falcon.asgi
 
-from api.requests import preferred_wait
+from api.requests import TAKEN_IN, preferred_wait
 from core import telemetry
 from core.bootstrap import ApiServices
 from core.errors import RateLimited, Unavailable
@@ -90,7 +90,7 @@ class Limit:
         count = count_of(req)
         if count.verdict is not None:
             _show(resp, count.verdict)
-        elif count.refused is None:
+        elif count.refused is None and TAKEN_IN not in req.scope:
             buckets = limiter.buckets(None if count.paid else address_of(req), req.context.caller.key_id)
             if buckets:
                 await _count(limiter, count, resp, buckets)

@@ -25,6 +25,7 @@ END: Final = "aforo.end"  # in a request's scope: what to call when the client i
 COOKIE: Final = "aforo_console"
 ENDED: Final = "aforo.ended"  # one of them has happened
 FAILED: Final = "aforo.failed"  # in a request's scope: the error that it met before it came to Falcon
+TAKEN_IN: Final = "aforo.taken_in"  # in a request's scope: whose command may be accepted by now, and so has to be answered
 ACCEPTED: Final = "aforo.accepted"  # in a request's scope: its receipt, its decided job and how long that was waited for
 INTAKE: Final = "aforo.intake"  # in the server's state: what takes commands in ahead of Falcon; see api/intake.py
 WHOLE: Final = "aforo.whole"  # in a request's scope: sends a whole answer at once, if it can; see api/protocol.py

@@ -15,9 +15,12 @@ import pytest
 
 from core import telemetry
 from core.bootstrap import worker_services
+from core.errors import Unavailable
+from core.keys import new_token
+from ops import keys
 from tests.support.raw import Answer, post
 from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told, warm
-from tests.support.stack import Deployment
+from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until_in_loop
 
 FALCONS_WAY = ", return=minimal"  # makes a preference one of several, which is for Falcon to read
@@ -333,6 +336,65 @@ def test_a_server_that_stops_answers_who_waits(serve: Serve, deployment: Deploym
         await asyncio.wait_for(asyncio.shield(serving._running), 20)
 
     serve(run)
+
+
+def test_what_was_decided_is_told_though_the_door_is_full_by_then(
+    serve: Serve, deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(serving: Serving) -> None:
+        async with serving.connection() as line:
+            path = await warm(line, capacity=1, waitlist_capacity=1)
+            line.writer.write(post(path, somebody(), f"Prefer: {LONG}"))
+            await until_in_loop(lambda: waiting(serving) == 1 and serving.services.door._grouped.is_idle)
+            monkeypatch.setattr(type(serving.services.door), "is_full", True)
+            await asyncio.to_thread(drain, deployment)
+            answer = await line.answer()
+            assert (answer.status, answer.json()["reservation"]["position"]) == (201, 1)
+
+    serve(run)
+
+
+@pytest.mark.parametrize("met", [None, Unavailable])
+def test_who_was_let_in_is_answered_though_the_key_was_revoked_meanwhile(
+    serve: Serve, servers: Servers, monkeypatch: pytest.MonkeyPatch, met: type[Exception] | None
+) -> None:
+    first = new_token()
+    guarded = servers.deployment(first_key=first)
+
+    async def run(serving: Serving) -> None:
+        door, keyring = serving.services.door, serving.services.keyring
+        token = f"Authorization: Bearer {first}"
+        async with serving.connection() as line:
+            path = f"/api/sessions/{await new_session(line, token, capacity=1, waitlist_capacity=1)}/reserve/"
+            assert (await line.ask(post(path, somebody(), token))).status == 202
+            await asyncio.to_thread(drain, guarded)
+            accept = door._grouped._call
+
+            async def accept_and_revoke(knocks: Any) -> Any:
+                found = await accept(knocks)
+                await asyncio.to_thread(keys.revoke, guarded.settings(owner_url=guarded.owner_url), first.split("_")[1])
+                keyring._met.clear()
+                if met is not None:
+                    raise met
+                return found
+
+            door._grouped._call = accept_and_revoke
+            line.writer.write(post(path, somebody(), token, f"Prefer: {LONG}"))
+            if met is None:
+                await until_in_loop(lambda: serving.taken == 2 and door._grouped.is_idle)
+                await asyncio.to_thread(drain, guarded)
+            answer = await line.answer()
+            if met is None:
+                assert answer.status == 201, answer.body
+                assert answer.json()["reservation"]["position"] == 1
+            else:
+                assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+            assert (await line.ask(post(path, somebody(), token))).status == 401
+
+    try:
+        serve(run, guarded, auth="keys")
+    finally:
+        servers.drop(guarded)
 
 
 def test_a_bug_in_the_answer_is_told_as_one(serve: Serve, deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
