@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable
+import select
+import socket
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from core.settings import Network, Settings
 
@@ -20,6 +24,7 @@ LINGER_SECONDS = 1.0  # a client that is sent away is listened to for so long, o
 LINGERING_MAX = 500  # so many at once; what goes beyond is cut off
 
 NEVER = float("inf")
+HANGING_UP = select.POLLHUP | getattr(select, "POLLRDHUP", 0)  # the latter is Linux's, and says it also of who only says no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,19 @@ class Connection(Protocol):
     stalled_until: float
 
     def overdue(self) -> None: ...
+
+
+class Flow(FlowControl):
+    """Reading goes on only when no request waits behind another: else each answer would let in as many as fit into one read."""
+
+    def __init__(self, transport: asyncio.Transport, behind: Sized) -> None:
+        super().__init__(transport)
+        self._behind = behind
+
+    def resume_reading(self) -> None:
+        """If it may."""
+        if not self._behind:
+            super().resume_reading()
 
 
 class Guard:
@@ -121,3 +139,10 @@ class Guard:
         except ValueError:
             return False
         return any(found in network for network in self.limits.proxies)
+
+
+def is_peer_gone(connected: socket.socket) -> bool:
+    """Whether the other side says no more, told without reading what it said before."""
+    poll = select.poll()
+    poll.register(connected.fileno(), HANGING_UP)
+    return bool(poll.poll(0))

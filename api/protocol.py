@@ -16,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Guard
+from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Flow, Guard, is_peer_gone
 from api.cycle import ANSWERED, Answer, Cycle, Exit
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
 from api.gate import GATE, STATUS, TAKING_IN_AS_SENT, Gate, refusal
@@ -30,6 +30,7 @@ HEADERS_MAX = 100
 VERSIONS = ("1.1", "1.0")  # the parser lets others pass, and calls every one of them HTTP/1
 WIRE_BYTES = 1024 * 1024  # a whole message as it is sent: chunks, trailers, what nobody reads; the largest body is 512 KiB
 LINGER_BYTES = 8 * WIRE_BYTES
+LOOK_SECONDS = 1.0  # while a request waits behind another nothing is read, so nobody would say that the client has gone
 
 IDLE, HEAD, BODY, ANSWER = range(4)
 _DROPPED: Any = deque(maxlen=0)  # where trailers go
@@ -52,8 +53,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = IDLE
         self.deadline = NEVER
         self.stalled_until = NEVER
-        self._fed_bytes = 0  # by the call that is being parsed
-        self._wire_bytes = 0  # of the message that is being received
+        self._fed_bytes = 0  # by the call that is being parsed; none once a message has ended in it: nobody knows where
+        self._wire_bytes = 0  # of the message that is being received, at least
+        self._may_be_longer = False  # it began behind another, in the same call
         self._is_deaf = False  # what still comes is dropped
         self._is_lingering = False
         self._address: str | None = None  # once it is counted
@@ -69,6 +71,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         guard, address = self._guard, self.client[0] if self.client else ""
         guard.watch(self.loop, self.connections)  # type: ignore[arg-type]
+        self.flow = Flow(transport, self.pipeline)
         self._exit = Exit(transport, self._leave)
         self.whole: Callable[..., bool] | None = self._answer
         self._gate: Gate | None = self.app_state.get(GATE)
@@ -137,6 +140,8 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._check_unfinished()
         if self._held is not None:
             self._go_on()
+        if self.pipeline:
+            self.deadline = self._guard.now + LOOK_SECONDS
 
     def _check_unfinished(self) -> None:
         """Much came, and the message is not whole yet."""
@@ -153,6 +158,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = HEAD
         self.deadline = self._guard.now + self._limits.head_seconds
         self._wire_bytes = self._fed_bytes
+        self._may_be_longer = not self._fed_bytes
 
     def on_headers_complete(self) -> None:
         """The head is there: the application begins."""
@@ -162,7 +168,8 @@ class GuardedProtocol(HttpToolsProtocol):
             raise _Refused(BadRequest)
         if len(self.url) > TARGET_BYTES:
             raise _Refused(AddressTooLong)
-        if len(headers) > HEADERS_MAX or (self._wire_bytes > HEAD_BYTES and self._head_bytes() > HEAD_BYTES):
+        may_be_long = self._may_be_longer or self._wire_bytes > HEAD_BYTES
+        if len(headers) > HEADERS_MAX or (may_be_long and self._head_bytes() > HEAD_BYTES):
             raise _Refused(HeadTooLarge)
         method, before = parser.get_method(), self.cycle
         is_taking_in = method == b"POST" and TAKING_IN_AS_SENT.fullmatch(self.url) is not None
@@ -259,6 +266,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole."""
+        self._fed_bytes = 0
         cycle = self.cycle
         if cycle.response_complete:
             self._rest()
@@ -280,14 +288,25 @@ class GuardedProtocol(HttpToolsProtocol):
         self._exit.flush()
         if self._is_lingering or self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
             self._due, app = self.pipeline.pop()
+            if not self.pipeline:
+                self._listen()
             super()._start_asgi_task(self._due, app)
-        elif self._refusal is not None:
+            return
+        self.flow.resume_reading()
+        if self._refusal is not None:
             self._tell(self._refusal)
         elif self._phase == ANSWER:
             self._rest()
+
+    def _listen(self) -> None:
+        """None waits behind another any more: what comes next is read again, and has all its time for that."""
+        self.flow.resume_reading()
+        seconds = NEVER
+        if self._refusal is None and self._phase in (HEAD, BODY):
+            seconds = self._limits.head_seconds if self._phase == HEAD else self._limits.body_seconds
+        self.deadline = self._guard.now + seconds
 
     def _rest(self) -> None:
         """Nothing is under way; what was answered may still be on its way out."""
@@ -311,6 +330,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._is_lingering or transport.is_closing() or self.stalled_until < self._guard.now:
             telemetry.CONNECTIONS_ENDED.labels("slow_reader" if self.stalled_until < self._guard.now else "closing").inc()
             transport.abort()
+        elif self.pipeline:
+            if is_peer_gone(transport.get_extra_info("socket")):
+                self._close()
+            else:
+                self.deadline = self._guard.now + LOOK_SECONDS
         elif self._phase == IDLE:
             telemetry.CONNECTIONS_ENDED.labels("idle").inc()
             if transport.get_write_buffer_size():
@@ -329,6 +353,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._phase == BODY:
             if self.pipeline:  # it has not begun
                 self.pipeline.popleft()
+                self.flow.resume_reading()
             elif cycle.response_complete:
                 self._leave()
                 return
@@ -377,6 +402,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._close()
             return
         self._is_deaf = self._is_lingering = True
+        self.pipeline.clear()  # what came behind the last answer is not read any more than what comes now
         guard.lingering += 1
         self._exit.flush()
         self._wire_bytes = 0

@@ -19,7 +19,7 @@ from core.errors import Unavailable
 from core.keys import new_token
 from ops import keys
 from tests.support.raw import Answer, post
-from tests.support.serving import Connection, Serve, Serving, grown, new_session, somebody, told, warm
+from tests.support.serving import Connection, Serve, Serving, drain, grown, new_session, somebody, told, waiting, warm
 from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until_in_loop
 
@@ -73,24 +73,11 @@ def drained(deployment: Deployment) -> Iterator[None]:
         worker.close()
 
 
-def drain(deployment: Deployment) -> None:
-    """Apply what is there."""
-    worker = worker_services(deployment.settings())
-    for partition in range(deployment.partitions):
-        worker.drain(partition)
-    worker.close()
-
-
 def body_of(kind: str, who: str) -> bytes:
     if kind == "cancel-session":
         return b"{}"
     person = {"email": f"{who}@example.org"}
     return json.dumps(person if kind == "cancel" else {"name": who, **person}).encode()
-
-
-def waiting(serving: Serving) -> int:
-    """How many places are taken, by whoever waits."""
-    return sum(serving.services.waits._inside.values())
 
 
 # -- the same answers ------------------------------------------------------------------------------------------------------

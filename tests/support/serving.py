@@ -20,7 +20,7 @@ from api.gate import Gate
 from api.intake import Intake
 from api.protocol import GuardedProtocol
 from core import telemetry
-from core.bootstrap import ApiServices
+from core.bootstrap import ApiServices, worker_services
 from tests.support.http import person
 from tests.support.raw import Answer, post
 from tests.support.stack import Deployment
@@ -177,6 +177,19 @@ async def warm(line: Connection, **fields: Any) -> str:
     path = f"/api/sessions/{await new_session(line, **fields)}/reserve/"
     assert (await line.ask(post(path, somebody()))).status == 202
     return path
+
+
+def drain(deployment: Deployment) -> None:
+    """Apply what is there."""
+    worker = worker_services(deployment.settings())
+    for partition in range(deployment.partitions):
+        worker.drain(partition)
+    worker.close()
+
+
+def waiting(serving: Serving) -> int:
+    """How many places are taken, by whoever waits."""
+    return sum(serving.services.waits._inside.values())
 
 
 def somebody() -> bytes:
