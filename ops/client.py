@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -44,8 +45,7 @@ class Client:
 
     def get(self, path: str) -> Answer:
         """GET. Raises NoAnswer."""
-        headers = {"Accept": "application/json", **self.authorization}
-        return self._call(urllib.request.Request(self.origin + path, headers=headers))
+        return self._call("GET", path, None, {})
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
         """POST as JSON; header names with _ for -. Raises NoAnswer."""
@@ -54,8 +54,7 @@ class Client:
     def send(self, method: str, path: str, body: dict[str, Any], **headers: str) -> Answer:
         """Send JSON by any method; header names with _ for -. Raises NoAnswer."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        given = {"Accept": "application/json", "Content-Type": "application/json", **self.authorization, **named}
-        return self._call(urllib.request.Request(self.origin + path, json.dumps(body).encode(), given, method=method))
+        return self._call(method, path, json.dumps(body).encode(), {"Content-Type": "application/json", **named})
 
     def text(self, path: str) -> str:
         """GET something that is not JSON. Raises NoAnswer."""
@@ -63,17 +62,21 @@ class Client:
             request = urllib.request.Request(self.origin + path, headers=self.authorization)
             with urllib.request.urlopen(request, timeout=5) as answer:
                 return answer.read().decode("utf-8", "replace")
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, http.client.HTTPException) as exc:
             raise NoAnswer(f"{self.origin}{path} does not answer: {exc}") from exc
 
-    def _call(self, request: urllib.request.Request) -> Answer:
+    def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        url, given = self.origin + path, {"Accept": "application/json", **self.authorization, **headers}
         try:
+            request = urllib.request.Request(url, body, given, method=method)
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-                return Answer(answer.status, _object(answer.read(), request.full_url))
+                return Answer(answer.status, _object(answer.read(), url))
         except urllib.error.HTTPError as exc:
             with exc:
-                return Answer(exc.code, _object(exc.read(), request.full_url))
-        except (OSError, ValueError) as exc:
+                return Answer(exc.code, _object(exc.read(), url))
+        except (ValueError, http.client.InvalidURL) as exc:
+            raise NoAnswer(f"This cannot be sent to {self.origin}: {exc}.") from exc
+        except (OSError, http.client.HTTPException) as exc:
             reason = getattr(exc, "reason", exc)
             raise NoAnswer(f"No Aforo answers at {self.origin}: {reason}. Is `aforo up` running?") from exc
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -24,7 +25,7 @@ def job(
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Show what became of a request."""
-    _show_job(good(client_of(api, data_dir).get(f"/api/jobs/{job_id}")), as_json)
+    _show_job(good(client_of(api, data_dir).get(f"/api/jobs/{quote(job_id, safe='')}")), as_json)
 
 
 def good(answer: Answer) -> dict[str, Any]:
@@ -32,7 +33,8 @@ def good(answer: Answer) -> dict[str, Any]:
     if answer.status < 400:
         return answer.body
     lines = [answer.body.get("detail") or f"The API answered {answer.status}."]
-    lines += [f"  {wrong['field']}: {wrong['message']}" for wrong in answer.body.get("errors", [])]
+    wrong = [(one["field"], one["message"]) for one in answer.body.get("errors", [])]
+    lines += [f"  {field}: {message}" if field else f"  {message}" for field, message in wrong]
     raise Failure("\n".join(lines))
 
 

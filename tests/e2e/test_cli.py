@@ -108,7 +108,11 @@ def test_an_owner_can_do_everything_from_the_shell(run: Run) -> None:
         (("job", "00000000-0000-8000-8000-000000000000"), "There is no job with this id."),
         (("quarantine", "show", "00000000-0000-8000-8000-000000000000"), "No command in quarantine"),
         (("quarantine", "show", "x"), "no job id"),
+        (("job", "a job of ñ"), "There is no job with this id."),
         (("reserve", "1", "--name", "Ana", "--email", "a@example.org", "--api", "ftp://x"), "--api must begin with"),
+        (("sessions", "list", "--api", "http://no host"), "This cannot be sent to http://no host"),
+        (("sessions", "list", "--api", "http://[::1"), "This cannot be sent to http://[::1"),
+        (("reserve", "1", "--name", "Ana", "--email", "a@example.org", "--key", "of\ntwo lines"), "This cannot be sent"),
     ],
 )
 def test_a_mistake_is_one_plain_line(run: Run, arguments: tuple[str, ...], words: str) -> None:
@@ -122,6 +126,8 @@ def test_wrong_fields_are_named(run: Run) -> None:
     assert done.returncode == 1
     assert "name: must not be empty" in done.stderr
     assert "email: must be an e-mail address" in done.stderr
+    nothing = run("sessions", "configure", str(create(run)))
+    assert nothing.stderr.splitlines() == ["Some fields are missing or wrong.", "  name at least one field to change"]
 
 
 def test_wrong_usage_is_exit_status_2() -> None:
