@@ -7,6 +7,7 @@ It is uvicorn's, but what only an application needs is made when it is asked for
 from __future__ import annotations
 
 import asyncio
+import math
 import urllib.parse
 from collections.abc import Callable
 from functools import cached_property
@@ -90,8 +91,8 @@ class Cycle(RequestResponseCycle):
 
     disconnected = response_started = response_complete = False
     more_body = True
-    chunked_encoding = None
-    expected_content_length = 0
+    chunked_encoding: bool | None = None
+    expected_content_length: Any = 0
 
     flow: Any = property(attrgetter("_line.flow"))
     logger: Any = property(attrgetter("_line.logger"))
@@ -153,3 +154,17 @@ class Cycle(RequestResponseCycle):
             self.message_event.set()
         else:
             self._has_news = True
+
+
+class OldCycle(Cycle):
+    """Of HTTP/1.0, which has no chunks: an answer of which nobody knows how long it will be ends with its connection."""
+
+    async def send(self, message: Any) -> None:
+        """What the application says."""
+        if message["type"] == "http.response.start":
+            if all(name.lower() != b"content-length" for name, _ in message["headers"]):
+                self.chunked_encoding = False
+                self.expected_content_length = math.inf
+        elif self.expected_content_length == math.inf and not message.get("more_body", False):
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Flow, Guard, is_peer_gone
-from api.cycle import ANSWERED, Answer, Cycle, Exit
+from api.cycle import ANSWERED, Answer, Cycle, Exit, OldCycle
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
 from api.gate import GATE, STATUS, TAKING_IN_AS_SENT, Gate, refusal
 from api.requests import END, ENDED, INTAKE, TRUNCATED
@@ -176,7 +176,7 @@ class GuardedProtocol(HttpToolsProtocol):
         is_next = before is None or before.response_complete
         if is_taking_in and is_next and self._gate is not None and self._gate.is_shut() and self._turn_away():
             return
-        cycle = Cycle(self, self._exit, method, version)
+        cycle = (Cycle if version == "1.1" else OldCycle)(self, self._exit, method, version)
         if not is_taking_in:
             cycle.look()
         self.cycle: Any = cycle
