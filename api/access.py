@@ -47,6 +47,7 @@ NEEDED: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "/api/docs": {"GET": PUBLIC},
     "/api/docs/{name}": {"GET": PUBLIC},
     "/api/schema": {"GET": PUBLIC},
+    "/": {"GET": PUBLIC},
     "/docs": {"GET": PUBLIC},
     "/static/{name}": {"GET": PUBLIC},
     "/s/{session}": {"GET": PUBLIC, "POST": PUBLIC},

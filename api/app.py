@@ -32,14 +32,20 @@ BOOT_SECONDS = 30
 BOOT_RETRY_SECONDS = 0.5
 
 
+STREAMS = ("/events", "/events/")
+
+
 class App(falcon.asgi.App):
-    """Falcon's, but for reads that are answered ahead of it."""
+    """Falcon's, but for reads that are answered ahead of it, and for HEAD: that is a GET of which the server sends only the head,
+    so a stream, which has no end, has none either."""
 
     ahead: Ahead
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Called by the server, for each request."""
-        if scope["type"] != "http" or scope["method"] != "GET" or not await self.ahead.answers(scope, send):
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith(STREAMS):
+            await super().__call__({**scope, "method": "GET"}, receive, send)
+        elif scope["type"] != "http" or scope["method"] != "GET" or not await self.ahead.answers(scope, send):
             await super().__call__(scope, receive, send)
 
 

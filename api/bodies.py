@@ -22,6 +22,8 @@ TOO_LARGE = "The body must be at most {limit} bytes."
 NOT_JSON = "The body is not valid JSON: {reason}"
 EMPTY = "The body is empty."
 BROKE_OFF = "The body broke off."
+PLAIN = "identity"
+ENCODED = "The body must be sent as it is, without Content-Encoding."
 BODY_BYTES = 16 * 1024
 Policy = Literal["strict", "fill"]
 Shape = TypeVar("Shape", bound=msgspec.Struct)
@@ -133,6 +135,8 @@ async def read_bytes(req: falcon.asgi.Request, limit_bytes: int) -> bytes:
     kind = (req.content_type or "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise UnsupportedMediaType
+    if (req.get_header("Content-Encoding") or PLAIN).strip().lower() != PLAIN:
+        raise UnsupportedMediaType(ENCODED)
     if (req.content_length or 0) > limit_bytes:
         raise BodyTooLarge(TOO_LARGE, limit=limit_bytes)
     body = await req.stream.read(limit_bytes + 1)

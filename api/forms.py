@@ -21,6 +21,8 @@ from api.errors import BodyTooLarge, UnsupportedMediaType
 from api.requests import TRUNCATED
 from core.errors import InvalidFields
 
+FORM: Final = "application/x-www-form-urlencoded"
+NO_FORM = "A form must be sent as application/x-www-form-urlencoded."
 FORM_BYTES: Final = 16 * 1024
 FIELDS_MAX: Final = 20
 VALID_SECONDS: Final = 24 * 3600
@@ -55,8 +57,8 @@ def is_ours(req: falcon.asgi.Request) -> bool:
 
 async def read_form(req: falcon.asgi.Request) -> dict[str, str]:
     """The fields of a form. Raises UnsupportedMediaType, BodyTooLarge, InvalidFields."""
-    if (req.content_type or "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
-        raise UnsupportedMediaType
+    if (req.content_type or "").partition(";")[0].strip().lower() != FORM:
+        raise UnsupportedMediaType(NO_FORM)
     body = b"" if (req.content_length or 0) > FORM_BYTES else await req.stream.read(FORM_BYTES + 1)
     if (req.content_length or 0) > FORM_BYTES or len(body) > FORM_BYTES:
         raise BodyTooLarge

@@ -49,7 +49,7 @@ TAKERS: Final = {kind: NEEDED[f"/api/sessions/{{session}}/{kind}"]["POST"] for k
 LOOKED_AT: Final = frozenset(
     (b"content-type", b"authorization", b"idempotency-key", b"x-request-id", b"accept-language", b"x-forwarded-for", b"prefer")
 )
-UNUSUAL: Final = frozenset((b"origin", b"expect", b"upgrade", b"transfer-encoding"))
+UNUSUAL: Final = frozenset((b"origin", b"expect", b"upgrade", b"transfer-encoding", b"content-encoding"))
 
 
 class Line(Protocol):

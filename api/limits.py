@@ -21,7 +21,7 @@ from core.limits import Buckets, Limiter, Verdict
 
 VERDICT: Final = "aforo.verdict"  # in a request's scope: what all of its buckets said
 UNLIMITED: Final = {
-    "/api/docs", "/api/docs/{name}", "/api/schema", "/docs", "/static/{name}", "/console", "/console/{name}",
+    "/api/docs", "/api/docs/{name}", "/api/schema", "/", "/docs", "/static/{name}", "/console", "/console/{name}",
     "/healthz", "/readyz", "/metrics",
 }
 

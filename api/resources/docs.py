@@ -75,7 +75,7 @@ class Assets:
 
 
 class ToDocs:
-    """GET /docs/"""
+    """GET / and /docs/"""
 
     async def on_get(self, _req: falcon.asgi.Request, _resp: falcon.asgi.Response) -> None:
         """Where it is."""
@@ -101,6 +101,7 @@ def routes() -> list[tuple[str, Any]]:
         ("/api/docs", page),
         ("/api/docs/{name}", Assets(DOCS)),
         ("/api/schema", schema),
+        ("/", ToDocs()),
         ("/docs", ToDocs()),
         ("/static/{name}", Assets(SHARED)),
     ]

@@ -150,7 +150,7 @@ def operation_of(request: Request) -> dict[str, Any] | None:
     path = unquote_to_bytes(re.split(rb"[?#]", request.target)[0]).decode("latin-1")
     for template, item in SPEC["paths"].items():
         pattern = re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template.rstrip("/") or "/"))
-        method = request.method.decode("latin-1")
+        method = request.method.decode("latin-1").replace("HEAD", "GET")
         if re.fullmatch(f"{pattern}/?", path) and method.isupper() and method.lower() in item:
             return item[method.lower()]
     return None
