@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from core.cluster import ClusterUrl
@@ -19,6 +19,9 @@ from core.keys import split_token
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+SCHEMES: Final = ("redis://", "rediss://")
+BROKER_SCHEMES: Final = ("amqp://", "amqps://")
+JOB_TTL_MAX: Final = 10 * 365 * 86_400  # seconds; Redis refuses a time that its milliseconds cannot hold
 PERIOD_SECONDS: Final = {"s": 1, "m": 60, "h": 3600}
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([smh])(?: burst ([1-9][0-9]{0,8}))?", re.ASCII)
@@ -98,7 +101,9 @@ class Settings(BaseSettings):
     idle_seconds: Seconds = Field(75.0, description="how long a connection may rest between requests")
     send_seconds: Seconds = Field(30.0, description="how long a client may take nothing of its answer")
     read_cache_mb: int = Field(64, ge=0, le=65_536, description="megabytes of answers that an API process keeps; 0: none")
-    job_ttl_seconds: int = Field(86_400, ge=1, description="how long Redis keeps a finished job; Postgres keeps it for good")
+    job_ttl_seconds: int = Field(
+        86_400, ge=1, le=JOB_TTL_MAX, description="how long Redis keeps a finished job; Postgres keeps it for good"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     metrics_dir: str | None = Field(None, description="folder where processes of one host share their metrics")
     crash_at: str | None = Field(None, description="tests only: the crash point to arm")
@@ -115,10 +120,13 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url", "broker_url")
     @classmethod
-    def _no_valkey_scheme(cls, url: str | None) -> str | None:
-        if url is not None and url.startswith(("valkey://", "valkeys://")):
+    def _a_known_scheme(cls, url: str | None, info: ValidationInfo) -> str | None:
+        schemes = SCHEMES if info.field_name == "redis_url" else (*SCHEMES, *BROKER_SCHEMES)
+        if url is None or url.startswith(schemes):
+            return url
+        if url.startswith(("valkey://", "valkeys://")):
             raise ValueError("use redis:// (or rediss://) for Valkey too: the client library knows no valkey://")
-        return url
+        raise ValueError(f"must begin with {', '.join(schemes[:-1])} or {schemes[-1]}")
 
     @field_validator("trusted_proxies")
     @classmethod
