@@ -168,3 +168,44 @@ class OldCycle(Cycle):
         elif self.expected_content_length == math.inf and not message.get("more_body", False):
             self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
+
+
+FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class _Resumed:
+    """What a parser tells that is to go on with a body: the head by which it knows how that is framed is nobody's news."""
+
+    def __init__(self, line: GuardedProtocol) -> None:
+        self._line = line
+        self._is_head = True
+        self.on_body = line.on_body
+        self.on_message_complete = line.on_message_complete
+
+    def on_message_begin(self) -> None:
+        """Of the next request."""
+        if not self._is_head:
+            self._line.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of its address."""
+        if not self._is_head:
+            self._line.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its fields."""
+        if not self._is_head:
+            self._line.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Its head is there, or that which is nobody's news."""
+        if self._is_head:
+            self._is_head = False
+        else:
+            self._line.on_headers_complete()
+
+
+def resumed(line: GuardedProtocol, headers: list[tuple[bytes, bytes]]) -> tuple[Any, bytes]:
+    """A parser that goes on with the body of a request with these header fields, and what it is to be fed first for that."""
+    fields = b"".join([b"%b: %b\r\n" % pair for pair in headers if pair[0] in FRAMING])
+    return httptools.HttpRequestParser(_Resumed(line)), b"POST / HTTP/1.1\r\n%b\r\n" % fields

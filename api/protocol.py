@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.connections import LINGER_SECONDS, LINGERING_MAX, NEVER, Flow, Guard, is_peer_gone
-from api.cycle import ANSWERED, Answer, Cycle, Exit, OldCycle
+from api.cycle import ANSWERED, Answer, Cycle, Exit, OldCycle, resumed
 from api.errors import AddressTooLong, BadRequest, HeadTooLarge, RequestTimeout, TooManyConnections, plain_problem
 from api.gate import GATE, STATUS, TAKING_IN_AS_SENT, Gate, refusal
 from api.requests import END, ENDED, INTAKE, TRUNCATED
@@ -125,13 +125,10 @@ class GuardedProtocol(HttpToolsProtocol):
                 self.transport.abort()
             return
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_deaf = True  # what comes now would be another protocol, which nobody speaks here
-            if self.cycle.response_complete:
-                self._leave()
-            else:
-                self.cycle.keep_alive = False
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                self._stay(data[exc.args[0] :])
         except httptools.HttpParserError as exc:
             cause = exc.__context__
             self._refuse(cause.kind if isinstance(cause, _Refused) else BadRequest)
@@ -142,6 +139,18 @@ class GuardedProtocol(HttpToolsProtocol):
             self._go_on()
         if self.pipeline:
             self.deadline = self._guard.now + LOOK_SECONDS
+
+    def _stay(self, rest: bytes) -> None:
+        """Another protocol is offered, which nobody speaks here: the request is one of HTTP/1.1 all the same. Its parser takes
+        the end of its head for that of all HTTP, so another one goes on from there."""
+        while True:
+            self.parser, head = resumed(self, self._sent)
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as exc:
+                rest = rest[exc.args[0] :]
 
     def _check_unfinished(self) -> None:
         """Much came, and the message is not whole yet."""
@@ -266,6 +275,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there as a whole."""
+        if self.parser.should_upgrade():
+            return  # but for what the parser leaves out: see _stay
         self._fed_bytes = 0
         cycle = self.cycle
         if cycle.response_complete:

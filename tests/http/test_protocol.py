@@ -5,11 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import threading
 
 import pytest
 
 from tests.support.http import Api, person
-from tests.support.raw import Raw, get
+from tests.support.raw import Raw, get, post
 from tests.support.stack import Stack
 
 VARYING = ("date", "x-request-id")
@@ -56,6 +57,32 @@ def test_an_answer_of_http_1_0_is_whole_and_ends_its_connection(live_api: Stack)
             raw.send(b"GET %b HTTP/1.0\r\n\r\n" % path)
             assert raw.answer().status == 200
             raw.closed_after()
+
+
+OFFERED = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA")
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("cut", [0, -1, -20, None])
+def test_a_protocol_that_nobody_speaks_here_is_offered_in_vain_and_nothing_is_lost(
+    api: Api, live_api: Stack, is_chunked: bool, cut: int | None
+) -> None:
+    path, bodies = f"/api/sessions/{api.new_session()}/reserve/", [json.dumps(person()).encode() for _ in range(3)]
+    sent = [post(path, body, *OFFERED) for body in bodies]
+    if is_chunked:
+        length = [f"Content-Length: {len(body)}".encode() for body in bodies]
+        chunks = [b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:5], len(body) - 5, body[5:]) for body in bodies]
+        heads = [one.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for one in sent]
+        sent = [h.replace(was, b"Transfer-Encoding: chunked") + c for h, was, c in zip(heads, length, chunks, strict=True)]
+    whole = b"".join(sent) + get("/healthz", *OFFERED) + get("/healthz")
+    at = len(whole) // 2 if cut is None else len(sent[0]) + cut if cut else sent[0].index(b"\r\n\r\n") + 4
+    with Raw(live_api.url) as raw:
+        raw.send(whole[:at])
+        threading.Event().wait(0.05)  # so that it comes in two parts, as a rule
+        raw.send(whole[at:])
+        answers = [raw.answer() for _ in range(3)]
+        assert [(answer.status, answer.json()["seq"]) for answer in answers] == [(202, 1), (202, 2), (202, 3)], answers
+        assert [raw.answer().json() for _ in range(2)] == [{"status": "ok"}] * 2
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
