@@ -96,17 +96,26 @@ class Child:
         if self.process is None:
             if now < self._start_at:
                 return False
+            try:
+                self._start()
+            except OSError:  # no room for its log, or for another process: there may be later
+                self._wait(now)
+                return False
             self.restarts += 1
-            self._start()
             return True
         if self.process.poll() is None:
             return False
         _kill_group(self.process.pid)  # what it had started itself ends with it
         if now - self._started > STEADY_SECONDS:
             self._back_off = FIRST_BACK_OFF_SECONDS
-        self.process, self._start_at = None, now + self._back_off
-        self._back_off = min(self._back_off * 2, LONGEST_BACK_OFF_SECONDS)
+        self.process = None
+        self._wait(now)
         return True
+
+    def _wait(self, now: float) -> None:
+        """It is started again later, and after that later still."""
+        self._start_at = now + self._back_off
+        self._back_off = min(self._back_off * 2, LONGEST_BACK_OFF_SECONDS)
 
     def wait_until_ready(self, interrupted: Callable[[], bool]) -> None:
         """Wait until it is ready. Raises ChildFailed, Interrupted."""

@@ -126,7 +126,8 @@ class Stack:
         self._origin = f"http://{HOST}:{port}"
         self._port = port
         self._workers = workers
-        self._ready = False
+        self._ready = self._is_told = False
+        self._is_written = True
         self._supervisor = Supervisor(self._logs, self._changed, stopping.asked)
 
     def start(self) -> None:
@@ -152,6 +153,7 @@ class Stack:
         with screen:
             while not self._stopping.asked():
                 self._supervisor.look()
+                self._write()
                 screen.show(list(self._supervisor.seen()))
                 time.sleep(LOOK_SECONDS)
 
@@ -275,7 +277,22 @@ class Stack:
             for name in before.keys() - pids.keys():
                 self._say(f"{name} died; it is started again shortly. Its log: {self._logs / name}.log")
         self._file = StackFile(self._origin, *self._urls, *self._owner_urls, pids, started)
-        self._file.write(self._path)
+        self._is_written = False
+        self._write()
+
+    def _write(self) -> None:
+        """Put stack.json in place, unless it is. What runs goes on also where there is no room for it; then it is tried again."""
+        if self._is_written:
+            return
+        try:
+            self._file.write(self._path)
+            self._is_written = True
+        except OSError as exc:
+            if not self._ready:
+                raise
+            if not self._is_told:
+                self._say(f"{self._path} cannot be written, so that other commands may find nobody: {exc.strerror}.")
+            self._is_told = True
 
 
 def _check_port(port: int) -> None:

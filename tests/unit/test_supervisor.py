@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from ops import supervisor as module
+from ops.stackfile import StackFile
 from ops.supervisor import ChildFailed, Interrupted, Program, Supervisor, end_leftovers, launch, started_at
+from ops.up import Stack, Stopping
 from tests.support.waiting import until
 
 SLEEP = "import time; time.sleep(60)"
@@ -64,6 +71,45 @@ def test_who_keeps_dying_is_started_ever_less_often(
     started = time.monotonic()
     looks_until(supervisor, lambda: (tmp_path / "starts").exists() and len((tmp_path / "starts").read_text()) == 4)
     assert time.monotonic() - started >= 0.1 + 0.2 + 0.4
+
+
+def test_who_cannot_be_started_again_now_is_later(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_BACK_OFF_SECONDS", 0.01)
+    supervisor.start(program(tmp_path, "one"))
+    before, refusals = supervisor.pids()["one"], [OSError(errno.ENOSPC, "No space left on device")] * 2
+
+    def refuse_twice(*arguments: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return launch(*arguments)
+
+    monkeypatch.setattr(module, "launch", refuse_twice)
+    os.kill(before, signal.SIGKILL)
+    looks_until(supervisor, lambda: supervisor.pids().get("one") not in (None, before))
+    assert refusals == []
+    assert [seen.restarts for seen in supervisor.seen()] == [1]
+
+
+def test_a_full_disk_keeps_what_runs_running_and_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = StackFile.write
+    console = Console(file=io.StringIO(), width=200)
+    stack = Stack(1, 1, tmp_path, console, Stopping.__new__(Stopping))
+    stack._urls, stack._owner_urls, stack._ready = ["postgresql://x", "redis://x"], ["", ""], True
+    stack._file = StackFile("", "", "")
+
+    def refuse(_file: StackFile, _path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(StackFile, "write", refuse)
+    for pid in (11, 12):
+        stack._changed({"api": pid})
+        stack._write()
+    monkeypatch.setattr(StackFile, "write", written)
+    stack._write()
+    assert json.loads((tmp_path / "stack.json").read_text())["pids"]["api"] == 12
+    assert console.file.getvalue().count("No space left on device") == 1  # type: ignore[attr-defined]
 
 
 def test_a_program_that_ends_at_its_start_is_told_with_its_last_words(supervisor: Supervisor, tmp_path: Path) -> None:
