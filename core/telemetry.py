@@ -26,6 +26,8 @@ import prometheus_client
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, multiprocess, values
 
+from core.countfiles import CountFile
+
 if TYPE_CHECKING:
     from core.model import Verdict
     from core.numbering import Incident
@@ -40,6 +42,7 @@ def _named(pid: int) -> str:
 
 if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
     # Hosts may share the folder (containers do): a pid alone would not name a process. Asked for at every count, so kept.
+    values.MmapedDict = CountFile
     values.ValueClass = values.MultiProcessValue(lambda: _named(os.getpid()))
     for module in (prometheus_client.metrics,):
         module.values.ValueClass = values.ValueClass
