@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +51,8 @@ from core.store import Store, create_engine
 from core.streams import Feed, Streams, no_prefix, prefix_of_job, prefix_of_session
 from core.threads import READING, WRITING, Threads
 
+log = logging.getLogger(__name__)
+
 OVERVIEW_SECONDS = 1.0
 FULL_BATCHES = 4  # wait before the door slows down: that more wait makes no batch cheaper
 WORKER_CONNECTIONS = 1
@@ -60,6 +64,8 @@ def prepare(process: str) -> Settings:
     """The first thing every process does: settings, logging, and crash points if a test armed one."""
     loaded = settings.load()
     telemetry.configure_logging(loaded.log_level, process)
+    for line in settings.strangers(os.environ):
+        log.warning("unknown_setting", extra={"reason": line})
     if loaded.crash_at:
         crashpoints.arm(loaded.crash_at)
     return loaded

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Final, Literal
@@ -19,6 +21,8 @@ from core.keys import split_token
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
+PREFIX: Final = "AFORO_"
+ALIKE: Final = 0.8
 SCHEMES: Final = ("redis://", "rediss://")
 BROKER_SCHEMES: Final = ("amqp://", "amqps://")
 JOB_TTL_MAX: Final = 10 * 365 * 86_400  # seconds; Redis refuses a time that its milliseconds cannot hold
@@ -72,7 +76,7 @@ MaybeRate = Annotated[Rate | None, NoDecode, BeforeValidator(Rate.parse)]
 class Settings(BaseSettings):
     """The settings of one process. Build it with `load()`, which words errors for operators."""
 
-    model_config = SettingsConfigDict(env_prefix="AFORO_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     database_url: str = Field(description="Postgres, as postgresql://user:password@host:port/name; several hosts by commas")
     owner_url: str | None = Field(None, description="Postgres as the role that owns the tables; the DATABASE_URL when unset")
@@ -202,3 +206,13 @@ def load(**overrides: object) -> Settings:
 
 def _variable(location: tuple[int | str, ...]) -> str:
     return f"AFORO_{str(location[0]).upper()}: " if location else ""
+
+
+def strangers(environment: Mapping[str, str]) -> list[str]:
+    """A line for each variable that begins like a setting and is none: it may be a limit that was meant to hold."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    lines = []
+    for name in sorted(name for name in environment if name.startswith(PREFIX) and name not in known):
+        meant = difflib.get_close_matches(name, known, 1, ALIKE)
+        lines.append(f"{name} is no setting{f': {meant[0]} is' if meant else ''}.")
+    return lines

@@ -44,8 +44,10 @@ def main(
 
 @app.command()
 def up(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API, on 127.0.0.1.")] = 8000,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Celery worker processes.")] = 2,
+    port: Annotated[int, typer.Option(min=1, max=65535, envvar="AFORO_PORT", help="Port of the API, on 127.0.0.1.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, envvar="AFORO_WORKER_PROCESSES", help="Celery worker processes.")
+    ] = 2,
     data_dir: DataDir = DATA_DIR,
 ) -> None:
     """Start everything on this machine; Ctrl-C stops it, the data stay."""

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from core.finding import SessionSearch
 from core.queries import Queries
-from core.settings import load
+from core.settings import load, strangers
 from core.store import create_engine
 from ops import localstack, stackfile
 from ops.client import Client, NoAnswer, key_from_environment
@@ -132,6 +132,8 @@ class Stack:
 
     def start(self) -> None:
         """Bring everything up. Raises CannotStart, ChildFailed, LocalStackError."""
+        for line in strangers(os.environ):
+            self._say(line)
         self._end_leftovers()
         _check_port(self._port)
         self._make_room()

@@ -133,6 +133,8 @@ def test_wrong_fields_are_named(run: Run) -> None:
 def test_wrong_usage_is_exit_status_2() -> None:
     for arguments in (("reserve",), ("dance",), ("up", "--port", "0"), ("demo", "--people", "0")):
         assert aforo(*arguments).returncode == 2
+    assert "AFORO_PORT" in aforo("up", AFORO_PORT="0").stderr
+    assert "AFORO_WORKER_PROCESSES" in aforo("up", AFORO_WORKER_PROCESSES="0").stderr
 
 
 def test_nobody_there_is_told(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from core.errors import SettingsConflict
-from core.settings import load
+from core.settings import load, strangers
 
 GOOD = {"AFORO_DATABASE_URL": "postgresql://u:p@db:5432/aforo", "AFORO_REDIS_URL": "redis://cache:6379/0"}
 
@@ -99,3 +99,11 @@ def test_open_stays_at_home(monkeypatch: pytest.MonkeyPatch, host: str, fine: bo
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().port = 1
+
+
+def test_what_looks_like_a_setting_and_is_none_is_told() -> None:
+    given = {"AFORO_RATE_PER_ADRESS": "100/s", "AFORO_PORT": "1", "AFORO_SERVICE_HOST": "10.0.0.1", "PATH": "/bin"}
+    assert strangers(given) == [
+        "AFORO_RATE_PER_ADRESS is no setting: AFORO_RATE_PER_ADDRESS is.",
+        "AFORO_SERVICE_HOST is no setting.",
+    ]
