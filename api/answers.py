@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from api.messages import sentence
+from core.entries import Head
 from core.model import CANCELLED, Frozen, Job, JobReservation
-from core.projections import Forecast, Head, SessionNow, Traffic
+from core.projections import Forecast, SessionNow, Traffic
 from core.queries import OwnReservation, ReservationView, SessionView
 
 

@@ -23,12 +23,12 @@ from api.requests import cursor_text, session_cursor_text
 from api.shelf import Page, Shelf
 from core import telemetry
 from core.bootstrap import ApiServices
+from core.entries import Head
 from core.errors import Rearranging, UnknownSession
 from core.finding import SessionSearch
 from core.freshness import Reading
 from core.grouping import Grouped
 from core.model import partition_of_session
-from core.projections import Head
 from core.queries import INLINE_RESERVATIONS, ReservationView, SessionView
 
 DETAILS_AT_ONCE: Final = 16  # read in one statement, and rendered in one go: what comes meanwhile waits for no more than that

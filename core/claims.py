@@ -14,8 +14,9 @@ from typing import Any
 import redis
 from redis.exceptions import RedisError
 
+from core.entries import head_text, read_head
 from core.errors import Unavailable
-from core.mailbox import ERA_KEY, head_fields, key, script
+from core.mailbox import ERA_KEY, key, script
 from core.model import Session, partition_of_session
 
 
@@ -40,8 +41,9 @@ class Claims:
         """What is claimed of these sessions, in their order; None of those that Redis does not know now."""
         pipeline = self._client.pipeline(transaction=False)
         for session_id in session_ids:
-            pipeline.hmget(key(partition_of_session(session_id, self._partitions), f"s:{session_id}"), "v", "a")
-        return [Claim(int(v), int(a)) if v is not None else None for v, a in self._run(pipeline.execute)]
+            pipeline.mget(key(partition_of_session(session_id, self._partitions), f"s:{session_id}"))
+        heads = [None if text is None else read_head(text) for (text,) in self._run(pipeline.execute)]
+        return [None if head is None else Claim(head.version, head.now.last_seq) for head in heads]
 
     def doubt(self) -> None:
         """From now on, what jobs show that are done already is the ledger's to tell, until Redis has forgotten them."""
@@ -57,7 +59,7 @@ class Claims:
     def take_back(self, session: Session, claim: Claim) -> None:
         """Let the session's head say what the row says, unless it claims something else by now."""
         partition = partition_of_session(session.id, self._partitions)
-        arguments = [session.id, claim.version, *head_fields(session)]
+        arguments = [session.id, claim.version, session.last_seq, head_text(session)]
         self._run(lambda: self._rewind(keys=[key(partition, "mailbox")], args=arguments))
 
     def _run(self, call: Any) -> Any:

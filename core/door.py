@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -16,10 +16,10 @@ import redis.asyncio
 from redis.exceptions import NoScriptError, RedisError
 
 from core.crashpoints import reach
-from core.entries import begin_job, decode_job, encode_command
+from core.entries import SessionHead, begin_job, decode_job, encode_command, read_head
 from core.errors import QueueFull, Rearranging, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped, Waiter
-from core.mailbox import BELL_MS, SessionHead, key, script, session_head
+from core.mailbox import BELL_MS, key, script
 from core.model import CANCEL, JOB_FORMAT, RESERVE, Arguments, Frozen, Job, partition_of_job
 from core.pressure import GROUP as GROUP_UNDER_PRESSURE
 from core.pressure import Pressure
@@ -57,14 +57,15 @@ class _Knock(NamedTuple):
 class _Heads:
     """The heads that a call answered, each read when it is asked for."""
 
-    def __init__(self, found: Sequence[Sequence[bytes | None]]) -> None:
-        self._found = {session: fields for session, *fields in found}
+    def __init__(self, sessions: Iterable[int], found: Sequence[bytes | None]) -> None:
+        """`sessions`: those of the call's commands; what was found of each is in the order in which they come up."""
+        self._found = dict(zip(dict.fromkeys(sessions), found, strict=True)) if found else {}
         self._read: dict[int, SessionHead] = {}
 
     def of(self, session_id: int) -> SessionHead | None:
         head = self._read.get(session_id)
-        if head is None and (fields := self._found.get(b"%d" % session_id)) is not None:
-            head = self._read[session_id] = session_head(fields)
+        if head is None and (text := self._found.get(session_id)) is not None:
+            head = self._read[session_id] = read_head(text).now
         return head
 
 
@@ -174,7 +175,7 @@ class Door:
             self._pressure.note(partition, depth, pace)
             if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
                 self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
-            heads = _Heads(found)
+            heads = _Heads([knocks[index].job.session_id for index in indexes], found)
             if rung:
                 reach("accepted")
                 self._ring(partition)
@@ -233,9 +234,11 @@ class Door:
             digits = "".join(["0123"[knocks[index].keyed + 2 * knocks[index].is_shown] for index in indexes])
             words: list[Any] = ["EVALSHA", self._sha, 1, key(partition, "mailbox"), self._max_queued, BELL_MS, self._who]
             words += (TOTAL_SECONDS, self._told(partition), digits)
+            prefix = key(partition, "")
             for index in indexes:
                 knock = knocks[index]
-                words += (knock.job.id, knock.job.session_id, knock.record, knock.command)
+                names = (f"{prefix}job:{knock.job.id}", f"{prefix}s:{knock.job.session_id}")
+                words += (*names, knock.record, knock.command)
             calls.append(tuple(words))
         if self._replicas.wanted:
             calls += self._replicas.question()

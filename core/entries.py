@@ -1,8 +1,9 @@
-"""What lies in Redis, as bytes: a command in its mailbox entry, and a job in its record.
+"""What lies in Redis, as bytes: a command in its mailbox entry, a job in its record, a session's counters in its head.
 
-Memory is what a backlog takes, so both are msgpack and say nothing twice: a record's id is in its key, a session's number in
-none of its job's reservations, an address that is its own key only once. Each carries a format; those of the release before
-are read as well, and what cannot be read in a mailbox is told as such, never raised.
+Memory is what a backlog takes, so entries and records are msgpack and say nothing twice: a record's id is in its key, a session's
+number in none of its job's reservations, an address that is its own key only once. Each carries a format; those of the release
+before are read as well, and what cannot be read in a mailbox is told as such, never raised. A head is numbers between spaces: the
+scripts take it apart.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from core.model import (
     SEATS_MAX,
     Arguments,
     Command,
+    Frozen,
     GroupArguments,
     Job,
     JobReservation,
     ReserveArguments,
+    Session,
 )
 
 ENTRY_FORMAT = 2
@@ -224,3 +227,43 @@ def decode_job(record: bytes, job_id: str) -> Job:
         held,
         tuple([JobReservation(one[0], session, *one[1:]) for one in kept.party]) if kept.party else (),
     )
+
+
+class SessionHead(Frozen):
+    """A session's counters as Redis has them; see core/lua/accept.lua."""
+
+    last_seq: int
+    capacity: int
+    reserved: int
+    waiting: int
+    waitlist_capacity: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A session's counters as Redis has them; `version` says which state of the session they belong to, `queued_seq` which
+    command was accepted last."""
+
+    version: int
+    queued_seq: int
+    now: SessionHead
+
+
+def read_head(text: bytes) -> Head:
+    """A session's head, as its key holds it; see core/lua/accept.lua."""
+    queued, _, _, _, version, seq, capacity, reserved, waiting, places, state = text.split()
+    now = SessionHead(int(seq), int(capacity), int(reserved), int(waiting), int(places), state.decode())
+    return Head(int(version), int(queued), now)
+
+
+def told_of(session: Session) -> SessionHead:
+    """The counters that its head is to have."""
+    s = session
+    return SessionHead(s.last_seq, s.capacity, s.reserved, s.waiting, s.waitlist_capacity, s.state)
+
+
+def head_text(session: Session) -> str:
+    """A session's head from its version on, as the scripts take it."""
+    s = session
+    return f"{s.version} {s.last_seq} {s.capacity} {s.reserved} {s.waiting} {s.waitlist_capacity} {s.state}"

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from core.arrangement import Arrangement
+from core.entries import Head
 from core.errors import NotYetApplied, Rearranging, UnknownSession
 from core.grouping import Grouped
 from core.lanes import Lanes
 from core.model import partition_of_session
 from core.numbering import Incident
-from core.projections import Head, Projections, SessionNow
+from core.projections import Projections, SessionNow
 from core.queries import Queries, SessionView
 from core.threads import Threads
 from core.unknown import UnknownSessions

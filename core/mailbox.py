@@ -22,10 +22,10 @@ from redis.retry import Retry
 from core.cluster import AsyncCluster, Cluster, ClusterUrl
 from core.connections import client
 from core.crashpoints import reach
-from core.entries import Entry, Unreadable, decode_entry, encode_job
+from core.entries import Entry, Unreadable, decode_entry, encode_job, head_text
 from core.errors import Unavailable
 from core.exchange import Call, Exchange, Scripts, Sent, checked
-from core.model import CONFIGURE, Frozen, Job, Session
+from core.model import CONFIGURE, Job, Session
 from core.numbering import Lift
 
 PUBLISH_LIMIT = 256
@@ -40,6 +40,7 @@ ERA_KEY = "aforo:era"
 CREATED_SECONDS = 60  # much longer than a session is remembered as unknown
 REVOKED_SECONDS = 86_400  # so long an API process that does not reach Postgres is told of a revocation
 NO_LIFT = Lift(0, 0)
+MEET_WHAT_WAS_BEFORE = frozenset({"head", "publish", "retire"})  # scripts that may find what the release before wrote
 FREE = "free"
 NO_MARKS: Mapping[int, str] = MappingProxyType({})
 SOCKET_TIMEOUT_SECONDS = 5.0
@@ -87,7 +88,8 @@ def announce_revoked(url: str, key_id: str) -> None:
 @cache
 def script(name: str) -> str:
     """The text of one of the Lua scripts."""
-    return resources.files("core").joinpath("lua", f"{name}.lua").read_text("utf-8")
+    files = ["before", name] if name in MEET_WHAT_WAS_BEFORE else [name]
+    return "".join([resources.files("core").joinpath("lua", f"{file}.lua").read_text("utf-8") for file in files])
 
 
 def _age_ms(head: Any, now_ms: float) -> int | None:
@@ -154,30 +156,6 @@ def sights(partitions: Sequence[int], found: Sequence[Any]) -> list[Sight]:
     """What they were answered, as far as they were; only where something waits."""
     told = [(p, answer) for p, answer in zip(partitions, found, strict=True) if not isinstance(answer, Exception)]
     return [Sight(p, *numbers, bool(taken)) for p, (*numbers, taken) in told if numbers[0]]
-
-
-class SessionHead(Frozen):
-    """A session's counters as Redis has them; see core/lua/accept.lua."""
-
-    last_seq: int
-    capacity: int
-    reserved: int
-    waiting: int
-    waitlist_capacity: int
-    state: str
-
-
-def session_head(fields: Sequence[bytes | None]) -> SessionHead:
-    """The head from its fields a, c, r, w, l, s. One that an earlier release wrote has neither l nor s."""
-    seq, capacity, reserved, waiting, places, state = fields
-    counts = (int(seq or 0), int(capacity or 0), int(reserved or 0), int(waiting or 0), int(places or 0))
-    return SessionHead(*counts, "open" if state is None else state.decode())
-
-
-def head_fields(session: Session) -> tuple[Any, ...]:
-    """The fields v, a, c, r, w, l, s of a session's head, as the scripts take them."""
-    s = session
-    return (s.version, s.last_seq, s.capacity, s.reserved, s.waiting, s.waitlist_capacity, s.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,14 +305,14 @@ class Mailbox:
                 self._run(partial(self._client.delete, *heads))
             if told.doubt:
                 self._run(partial(self._client.set, key(partition, "doubt"), "1", ex=self._job_ttl_seconds))
-        parts = {partition: self._parts(told) for partition, told in news.items()}
+        parts = {partition: self._parts(key(partition, ""), told) for partition, told in news.items()}
         prepared: list[tuple[list[int], list[Call]]] = []
         for index in range(max(map(len, parts.values()))):
             due = {partition: found[index] for partition, found in parts.items() if index < len(found)}
             prepared.append((list(due), [(key(partition, "mailbox"), arguments) for partition, arguments in due.items()]))
         return prepared
 
-    def _parts(self, news: Publication) -> list[list[Any]]:
+    def _parts(self, prefix: str, news: Publication) -> list[list[Any]]:
         """The calls' arguments. Earlier jobs first: should we die in between, the entries that are left bring them again."""
         early = [([], news.earlier[start : start + PUBLISH_LIMIT]) for start in range(0, len(news.earlier), PUBLISH_LIMIT)]
         late = [(news.rows[start : start + PUBLISH_LIMIT], []) for start in range(0, len(news.rows), PUBLISH_LIMIT)]
@@ -345,19 +323,26 @@ class Mailbox:
         parts: list[list[Any]] = []
         for index, (rows, earlier) in enumerate(slices):
             jobs = [job for _, job in rows if job is not None]
-            touched = {job.session_id for job in (*jobs, *earlier)} & news.sessions.keys()  # a stray's session is not there
+            by_session: dict[int, list[Job]] = {job.session_id: [] for job in (*jobs, *earlier)}
+            for job in jobs:
+                by_session[job.session_id].append(job)
+            touched = [session_id for session_id in by_session if session_id in news.sessions]  # a stray's session is not there
+            strays = [session_id for session_id in by_session if session_id not in news.sessions]
+            jobs = [job for session_id in (*touched, *strays) for job in by_session[session_id]]
             mark = news.mark_over if index == len(slices) - 1 else ""
             part: list[Any] = [self._job_ttl_seconds, IDLE_HEAD_SECONDS, BELL_MS, f"{news.pace:.1f}", DONE_CHANNEL]
             part += (mark, int(news.keep_bell))
             part += (len(rows), *(stream_id for stream_id, _ in rows), len(touched))
             for session_id in touched:
-                s = news.sessions[session_id]
-                lift = news.lifts.get(s.id, NO_LIFT)  # in each part: raised once, the head remembers
-                part += (s.id, *head_fields(s), lift.by, lift.seq)
-            for group in (jobs, earlier):
-                part.append(len(group))
-                for job in group:
-                    part += (job.id, job.session_id, encode_job(job))
+                lift = news.lifts.get(session_id, NO_LIFT)  # in each part: raised once, the head remembers
+                told = head_text(news.sessions[session_id])
+                part += (f"{prefix}s:{session_id}", told, lift.by, lift.seq, len(by_session[session_id]))
+            part += (len(jobs), "".join([job.id for job in jobs]))
+            for job in jobs:
+                part += (f"{prefix}job:{job.id}", encode_job(job))
+            part += ("EX", self._job_ttl_seconds, len(earlier))
+            for job in earlier:
+                part += (f"{prefix}job:{job.id}", f"{prefix}s:{job.session_id}", encode_job(job))
             parts.append(part)
         return parts
 

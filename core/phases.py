@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from core.mailbox import SessionHead
+from core.entries import Head, SessionHead
 from core.model import Session
-from core.projections import Head, SessionNow
+from core.projections import SessionNow
 from core.queries import SessionView
 
 NOT_OPEN: Final = "not_open"

@@ -14,21 +14,11 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from core.entries import decode_job
+from core.entries import Head, SessionHead, decode_job, head_text, read_head
 from core.errors import Rearranging, Unavailable
 from core.grouping import Grouped
 from core.lanes import Lanes
-from core.mailbox import (
-    CREATED_KEY,
-    CREATED_SECONDS,
-    IDLE_HEAD_SECONDS,
-    REVOKED_KEY,
-    SessionHead,
-    head_fields,
-    key,
-    script,
-    session_head,
-)
+from core.mailbox import CREATED_KEY, CREATED_SECONDS, IDLE_HEAD_SECONDS, REVOKED_KEY, key, script
 from core.model import (
     CANCELLED,
     CONFIRMED,
@@ -43,16 +33,6 @@ from core.model import (
 )
 
 READ_LIMIT = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A session's counters as Redis has them; `version` says which state of the session they belong to, `queued_seq` which
-    command was accepted last."""
-
-    version: int
-    queued_seq: int
-    now: SessionHead
 
 
 class Traffic(Frozen):
@@ -112,8 +92,8 @@ class Projections:
         """
         lanes = lanes or self._partitions
         partition = partition_of_session(session.id, lanes)
-        arguments = [session.id, *head_fields(session), IDLE_HEAD_SECONDS, first_accepted_ms, self._job_ttl_ms]
-        arguments.append(str(lanes))
+        arguments = [session.id, head_text(session), session.version, session.last_seq]
+        arguments += [IDLE_HEAD_SECONDS, first_accepted_ms, self._job_ttl_ms, str(lanes)]
         try:
             answer = await self._put_head(keys=[key(partition, "mailbox")], args=arguments)
         except (RedisError, OSError) as exc:
@@ -193,7 +173,7 @@ class Projections:
         for partition in lanes:
             pipeline.pttl(key(partition, "doubt"))
         for session in sessions:
-            pipeline.hmget(self._head_key(session), "v", "s")
+            pipeline.mget(self._head_key(session))
         found = await self._execute(pipeline)
         records = zip(asks, found, strict=False)  # the doubts come after them
         jobs = [decode_job(record, job_id) if record else None for (job_id, _), record in records]
@@ -219,21 +199,20 @@ class Projections:
     async def _heads(self, session_ids: Sequence[int]) -> Sequence[Head | None]:
         pipeline = self._client.pipeline(transaction=False)
         for session_id in session_ids:
-            pipeline.hmget(self._head_key(session_id), "v", "q", "a", "c", "r", "w", "l", "s")
-        rows = await self._execute(pipeline)
-        return [Head(int(row[0]), int(row[1]), session_head(row[2:])) if row[0] is not None else None for row in rows]
+            pipeline.mget(self._head_key(session_id))  # a GET would fail where the release before left a hash
+        return [_head(found) for found in await self._execute(pipeline)]
 
     async def _traffic(self, session_ids: Sequence[int]) -> Sequence[Traffic]:
         pipeline = self._client.pipeline(transaction=False)
         for session_id in session_ids:
             partition = partition_of_session(session_id, self._partitions)
-            pipeline.hget(self._head_key(session_id), "a")
+            pipeline.mget(self._head_key(session_id))
             pipeline.xlen(key(partition, "mailbox"))
             pipeline.get(key(partition, "pace"))
         rows = await self._execute(pipeline)
-        return [
-            Traffic(int(rows[i] or 0), rows[i + 1], float(rows[i + 2] or 0)) for i in range(0, len(rows), 3)
-        ]
+        heads = map(_head, rows[::3])
+        applied = [0 if head is None else head.now.last_seq for head in heads]
+        return [Traffic(*told, float(pace or 0)) for *told, pace in zip(applied, rows[1::3], rows[2::3], strict=True)]
 
     def _head_key(self, session_id: int) -> str:
         return key(partition_of_session(session_id, self._partitions), f"s:{session_id}")
@@ -245,10 +224,12 @@ class Projections:
             raise Unavailable("Redis cannot be reached.") from exc
 
 
-def _state(fields: Sequence[bytes | None]) -> str | None:
-    """A session's state from the fields v and s of its head, as `session_head` has it."""
-    version, state = fields
-    return None if version is None else "open" if state is None else state.decode()
+def _head(found: Sequence[bytes | None]) -> Head | None:
+    return None if found[0] is None else read_head(found[0])
+
+
+def _state(found: Sequence[bytes | None]) -> str | None:
+    return None if found[0] is None else read_head(found[0]).now.state
 
 
 def counts_as_it_is(job: Job, session_state: str | None) -> bool:

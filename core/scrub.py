@@ -16,9 +16,9 @@ import redis
 from redis.exceptions import RedisError, ResponseError
 
 from core.cluster import nodes_of
-from core.entries import decode_job, encode_job
+from core.entries import decode_job, encode_job, head_text
 from core.errors import Unavailable
-from core.mailbox import ERA_KEY, IDLE_HEAD_SECONDS, head_fields, key, script
+from core.mailbox import ERA_KEY, IDLE_HEAD_SECONDS, key, script
 from core.model import Job, Session, partition_of_job, partition_of_session
 
 NODE_ENTRIES = 100  # Redis's default of stream-node-max-entries
@@ -61,8 +61,8 @@ class Scrub:
         """Tell a session's head, where there is one, of a newer version: what an older one brings late is not taken any more."""
         partition = partition_of_session(session.id, self._partitions)
         if self._run(partial(self._client.exists, key(partition, f"s:{session.id}"))):
-            for_new_ones = (IDLE_HEAD_SECONDS, 0, 0)  # so they do not matter
-            values = [session.id, *head_fields(session), *for_new_ones, str(self._partitions)]
+            for_new_ones = (session.last_seq, IDLE_HEAD_SECONDS, 0, 0)  # so they do not matter
+            values = [session.id, head_text(session), session.version, *for_new_ones, str(self._partitions)]
             self._run(partial(self._put_head, keys=[key(partition, "mailbox")], args=values))
 
     def begin_era(self) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import msgspec
 
 from core.decide import Decision, State, decide
+from core.entries import read_head, told_of
 from core.errors import Unavailable
-from core.mailbox import SessionHead, connect, head_fields, key, session_head
+from core.mailbox import connect, key
 from core.model import (
     ARGUMENTS_OF,
     CANCELLED,
@@ -283,9 +284,9 @@ def _compare_redis(queries: Queries, redis_url: str, versions: list[tuple[int, i
         chunk = versions[start : start + REDIS_CHUNK]
         pipeline = client.pipeline(transaction=False)
         for session_id, _ in chunk:
-            pipeline.hget(_head_key(session_id, partitions), "v")
-        for (session_id, version), found in zip(chunk, pipeline.execute(), strict=True):
-            if found is None or int(found) < version:
+            pipeline.mget(_head_key(session_id, partitions))
+        for (session_id, version), (found,) in zip(chunk, pipeline.execute(), strict=True):
+            if found is None or read_head(found).version < version:
                 continue  # not cached, or a publication on its way
             difference = _redis_difference(queries, client, session_id, partitions)
             if difference and (difference := _redis_difference(queries, client, session_id, partitions)):
@@ -296,19 +297,20 @@ def _compare_redis(queries: Queries, redis_url: str, versions: list[tuple[int, i
 def _redis_difference(queries: Queries, client: Any, session_id: int, partitions: int) -> str | None:
     """Row before head: a head of the same version must agree with it. And after it: none may be ahead of its row."""
     row = queries.session(session_id)
-    found = client.hmget(_head_key(session_id, partitions), "v", "a", "c", "r", "w", "l", "s")
-    if row is None or found[0] is None:
+    (found,) = client.mget(_head_key(session_id, partitions))
+    if row is None or found is None:
         return None
-    if int(found[0]) > row.version:
+    head = read_head(found)
+    if head.version > row.version:
         row = queries.session(session_id)
-        if row is None or int(found[0]) <= row.version:
+        if row is None or head.version <= row.version:
             return None
-        return f"session {session_id}: Redis has heard of seq {int(found[1])}, Postgres is at {row.last_seq}: it has gone back"
-    if int(found[0]) != row.version:
+        heard, seq = head.now.last_seq, row.last_seq
+        return f"session {session_id}: Redis has heard of seq {heard}, Postgres is at {seq}: it has gone back"
+    if head.version != row.version:
         return None
-    head = session_head(found[1:])
-    stored = SessionHead(*head_fields(row.decided())[1:])
-    return None if head == stored else f"session {session_id}: Redis has {head}, Postgres {stored}"
+    stored = told_of(row.decided())
+    return None if head.now == stored else f"session {session_id}: Redis has {head.now}, Postgres {stored}"
 
 
 def _head_key(session_id: int, partitions: int) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 from api.messages import OUTCOMES, translated
 from api.pages.markup import Markup, fill, joined, lines
 from api.pages.words import moment, number, say, span
-from core.mailbox import SessionHead
+from core.entries import SessionHead
 from core.model import CANCEL, CANCELLED, CONFIRMED, WAITLISTED, JobReservation, Session
 from core.phases import CLOSED, OPEN
 from core.projections import JobNow

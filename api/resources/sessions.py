@@ -18,10 +18,11 @@ from api.resources.commands import Commands
 from api.shelf import CACHING, Page, etag_of
 from api.streams import Event, open_stream
 from core.bootstrap import ApiServices
+from core.entries import Head
 from core.errors import InvalidFields, Rearranging, UnknownSession
 from core.keys import ATTENDEES, MANAGE
 from core.model import CONFIGURE
-from core.projections import Head, SessionNow
+from core.projections import SessionNow
 
 Result = TypeVar("Result")
 

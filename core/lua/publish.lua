@@ -8,64 +8,87 @@
 -- the mark that goes with this (the last entry of the batch; '' while its commands are tried in portions or one by one), 1 to keep
 -- the bell though nothing is left,
 -- number of entries, entry ids ...,
--- number of sessions, (id, version, last seq, capacity, reserved, waiting, waitlist capacity, state, lift, its seq) ...,
--- number of jobs, (job id, session id, record) ...,
--- number of earlier jobs whose reservation changed, (job id, session id, record) ...
+-- number of sessions, (key of its head, the head from its version on, lift, its seq, number of its jobs) ...,
+-- number of jobs, their ids in one string, (key, record) ..., 'EX' and the job TTL: in the sessions' order, and last those of none of
+-- these sessions,
+-- number of earlier jobs whose reservation changed, (key, key of its session's head, record) ...
 -- Answers how many entries are left.
 
 local prefix = string.sub(KEYS[1], 1, -8)
-local at = 8
+local sets_many = (redis.VALKEY_VERSION_NUM or 0) >= 0x090100 or redis.REDIS_VERSION_NUM >= 0x080400
 
-local function next_argument()
-  local value = ARGV[at]
-  at = at + 1
-  return value
+-- Key, value, key, value ...: in one call where the server knows how.
+local function set_for(seconds, values, sets_many)
+  local number = #values / 2
+  if number > 0 and sets_many then
+    values[#values + 1] = 'EX'
+    values[#values + 1] = seconds
+    redis.call('MSETEX', number, unpack(values))
+  else
+    for i = 1, 2 * number, 2 do redis.call('SET', values[i], values[i + 1], 'EX', seconds) end
+  end
 end
 
-local entries = {}
-for _ = 1, tonumber(next_argument()) do entries[#entries + 1] = next_argument() end
-local removed = #entries > 0 and redis.call('XDEL', KEYS[1], unpack(entries)) or 0
+-- Redis numbers from an older state: bring it up by what commands were renumbered, if it was this state that had numbered them. All
+-- that it had numbered by then (up to `u`) carry the same difference, over however many batches: `o` remembers how much of it is
+-- done. Answers q, f, o and u, and by how much q was moved.
+local function lifted(queued, between, lift, from)
+  local looked, raised, upto = string.match(between, '(%d+) (%d+) (%d+)')
+  upto = tonumber(upto)
+  local done = from <= upto and tonumber(raised) or 0
+  if lift > done then
+    if done == 0 then upto = queued end
+  elseif lift == done or queued ~= upto + done then -- else one of them was none after all, and nothing was numbered since
+    return queued, between, 0
+  end
+  return queued + lift - done, string.format('%s %.0f %.0f', looked, lift, upto), lift - done
+end
+
+local entries = tonumber(ARGV[8])
+local removed = entries > 0 and redis.call('XDEL', KEYS[1], unpack(ARGV, 9, 8 + entries)) or 0
 local left = redis.call('XLEN', KEYS[1])
 
-local function put_counts(session, version, seq, capacity, reserved, waiting, places, state, lift, lifted)
-  local key = prefix .. 's:' .. session
-  local head = redis.call('HMGET', key, 'v', 'q')
-  if not head[1] then return nil end
-  local queued = tonumber(head[2])
-  lift = tonumber(lift)
-  if removed > 0 and lift > 0 and tonumber(lifted) <= queued then
-    -- Redis numbers from an older state: bring it up by what commands were renumbered, if it was this state that had numbered
-    -- them. All that it had numbered by then (up to `u`) carry the same difference, over however many batches: `o` remembers how
-    -- much of it is done.
-    local raised = redis.call('HMGET', key, 'o', 'u')
-    local upto = tonumber(raised[2] or '0')
-    local done = tonumber(lifted) <= upto and tonumber(raised[1]) or 0
-    if lift > done then
-      if done == 0 then upto = queued end
-      queued = redis.call('HINCRBY', key, 'q', lift - done)
-      redis.call('HSET', key, 'o', lift, 'u', upto)
-      redis.call('PERSIST', key) -- a part before, which took nothing out, may have found it idle
-    elseif lift < done and queued == upto + done then
-      -- One of them was none after all, and nothing was numbered since.
-      queued = redis.call('HINCRBY', key, 'q', lift - done)
-      redis.call('HSET', key, 'o', lift)
+local first = 10 + entries
+local sessions = tonumber(ARGV[first - 1])
+local at = first + 5 * sessions
+local keys = {}
+for i = first, at - 1, 5 do keys[#keys + 1] = ARGV[i] end
+local heads = sessions > 0 and redis.call('MGET', unpack(keys))
+local current = {} -- by session: whether this is the newest; nil where there is no head
+local lasting, idle = {}, {} -- heads, by whether they will expire
+local told = 0 -- jobs of sessions of which this is the newest
+
+for number, key in ipairs(keys) do
+  local i = first + 5 * (number - 1)
+  local head, tail, lift = heads[number] or head_of_before(key), ARGV[i + 1], tonumber(ARGV[i + 2])
+  if head then
+    local known, between, version = string.match(head, '^(%d+) (%d+ %d+ %d+) (%d+)')
+    local queued, moved = tonumber(known), 0
+    local behind = string.sub(head, #known + #between + 3)
+    if removed > 0 and lift > 0 and tonumber(ARGV[i + 3]) <= queued then
+      queued, between, moved = lifted(queued, between, lift, tonumber(ARGV[i + 3]))
+    end
+    local newer, seq = string.match(tail, '^(%d+) (%d+)')
+    local is_current = tonumber(newer) >= tonumber(version)
+    current[key] = is_current
+    if is_current then told = told + tonumber(ARGV[i + 4]) end
+    seq = is_current and tonumber(seq)
+    if is_current then behind = tail end
+    if queued == seq and left == 0 then between = string.match(between, '^%d+') .. ' 0 0' end
+    local written = (moved == 0 and known or queued) .. ' ' .. between .. ' ' .. behind
+    if queued == seq then
+      idle[#idle + 1] = key
+      idle[#idle + 1] = written
+    elseif moved > 0 or seq and queued > seq then -- moved: a part before, which took nothing out, may have found it idle
+      lasting[#lasting + 1] = key
+      lasting[#lasting + 1] = written
+    elseif moved < 0 or seq then
+      redis.call('SET', key, written, 'KEEPTTL')
     end
   end
-  if tonumber(version) < tonumber(head[1]) then return false end
-  redis.call('HSET', key, 'v', version, 'a', seq, 'c', capacity, 'r', reserved, 'w', waiting, 'l', places, 's', state)
-  if queued == tonumber(seq) then
-    redis.call('EXPIRE', key, ARGV[2])
-    if left == 0 then redis.call('HDEL', key, 'o', 'u') end
-  end
-  return true
 end
-
-local current = {}
-for _ = 1, tonumber(next_argument()) do
-  local session = ARGV[at]
-  current[session] = put_counts(session, unpack(ARGV, at + 1, at + 9))
-  at = at + 10
-end
+if #lasting > 0 then redis.call('MSET', unpack(lasting)) end
+set_for(ARGV[2], idle, sets_many)
 
 -- Readers that kept what they saw look again: before anybody is told, and whatever it was, for a redelivery tells of the past.
 if redis.call('INCR', prefix .. 'changes') == 1 then
@@ -73,27 +96,35 @@ if redis.call('INCR', prefix .. 'changes') == 1 then
   redis.call('SET', prefix .. 'changes', string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2])))
 end
 
-local done = {}
-for _ = 1, tonumber(next_argument()) do
-  local job, session, record = next_argument(), next_argument(), next_argument()
-  local key = prefix .. 'job:' .. job
-  local replace = current[session]
-  if not replace then
-    local status = redis.call('GETRANGE', key, 0, 0)
-    replace = status == 'q'
+local jobs, record = tonumber(ARGV[at]), at + 2
+local behind = record + 2 * jobs
+if sets_many and told == jobs and jobs > 0 then -- nearly always
+  redis.call('MSETEX', jobs, unpack(ARGV, record, behind + 1))
+else
+  local done, number = {}, 0
+  for i = first, at, 5 do -- behind the sessions come those of none
+    local replace = i < at and current[ARGV[i]]
+    local upto = i < at and record + 2 * tonumber(ARGV[i + 4]) or behind
+    while record < upto do
+      if replace or redis.call('GETRANGE', ARGV[record], 0, 0) == 'q' then
+        done[number + 1], done[number + 2] = ARGV[record], ARGV[record + 1]
+        number = number + 2
+      end
+      record = record + 2
+    end
   end
-  if replace then redis.call('SET', key, record, 'EX', ARGV[1]) end
-  done[#done + 1] = job
+  set_for(ARGV[1], done, sets_many)
 end
-if #done > 0 then redis.call('PUBLISH', ARGV[5], table.concat(done)) end
+if jobs > 0 then redis.call('PUBLISH', ARGV[5], ARGV[at + 1]) end
 
-for _ = 1, tonumber(next_argument()) do
-  local job, session, record = next_argument(), next_argument(), next_argument()
+at = behind + 2
+for i = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
+  local session = ARGV[i + 1]
   if current[session] then
-    redis.call('SET', prefix .. 'job:' .. job, record, 'XX', 'KEEPTTL')
+    redis.call('SET', ARGV[i], ARGV[i + 2], 'XX', 'KEEPTTL')
   elseif current[session] == nil then
     -- No head says how new this is: it was idle for us, between two parts of a publication, until it expired. The ledger knows.
-    redis.call('DEL', prefix .. 'job:' .. job)
+    redis.call('DEL', ARGV[i])
   end
 end
 

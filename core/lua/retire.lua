@@ -8,8 +8,8 @@ local empty = redis.call('XLEN', KEYS[1]) == 0
 local retired = {}
 for i = 1, #ARGV, 2 do
   local key = prefix .. 's:' .. ARGV[i]
-  local queued = redis.call('HGET', key, 'q')
-  if empty or not queued or queued == ARGV[i + 1] then
+  local head = redis.call('MGET', key)[1] or head_of_before(key)
+  if empty or not head or string.match(head, '^%d+') == ARGV[i + 1] then
     redis.call('DEL', key)
     retired[#retired + 1] = ARGV[i]
   end

@@ -12,6 +12,7 @@ from core.mailbox import key
 from core.model import partition_of_session
 from ops import verify
 from tests.support.driving import Driver, together
+from tests.support.heads import change_head
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 
@@ -105,7 +106,7 @@ def test_the_ledger_is_not_asked_for_commands_without_a_key_nor_of_sessions_youn
     assert recalled == []
     driver.reserve(old, "eve", key="old-and-new")
     assert len(recalled) == 1
-    driver.redis.hset(key(driver.partition(old), f"s:{old}"), "f", 1)  # as when the time is over
+    change_head(driver.redis, key(driver.partition(old), f"s:{old}"), f=1)  # as when the time is over
     driver.reserve(old, "fay", key="old-and-newer")
     assert len(recalled) == 1
 

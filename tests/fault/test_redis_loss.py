@@ -14,6 +14,7 @@ from core.door import Receipt
 from core.mailbox import key
 from core.model import RESERVE
 from tests.support.driving import KILLED, Driver, person
+from tests.support.heads import change_head, head_in
 from tests.support.stack import Deployment
 
 HOLDING = ["after_read", "mid_transaction", "before_commit", "after_commit"]
@@ -43,7 +44,7 @@ def test_an_emptied_redis_is_rebuilt_and_old_jobs_are_still_answered(driver: Dri
     driver.drain_all()
     assert driver.outcomes(receipts) == ["confirmed", "confirmed", "confirmed", "sold_out"]
     assert driver.counts(session) == (3, 4)
-    assert driver.redis.hget(head(driver, session), "r") == b"3"
+    assert head_in(driver.redis, head(driver, session))["r"] == "3"
     driver.check(receipts)
 
 
@@ -299,11 +300,12 @@ def test_a_head_that_is_raised_does_not_expire_while_commands_wait(deployment: D
         session = driver.new_session()
         receipts = driver.reserve(session, "ana", "bo")
         driver.drain_all()
-        driver.redis.hset(head(driver, session), "q", 1)
+        change_head(driver.redis, head(driver, session), q=1)
         receipts += driver.reserve(session, "cy", "dee")
         driver.redis.expire(head(driver, session), 60)  # as a part without entries leaves it, where numbers agree by chance
         assert driver.drain.batch(driver.partition(session)) == (1, 1)
-        assert driver.redis.hmget(head(driver, session), "q", "a") == [b"4", b"3"]
+        told = head_in(driver.redis, head(driver, session))
+        assert (told["q"], told["a"]) == ("4", "3")
         assert driver.redis.ttl(head(driver, session)) == -1
         driver.drain_all()
         driver.check(receipts)

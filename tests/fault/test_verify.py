@@ -6,6 +6,7 @@ import pytest
 
 from core import service
 from tests.support.driving import Driver
+from tests.support.heads import change_head
 
 CASES = [
     ("UPDATE reservations SET status = 'cancelled', cancelled_at = now() WHERE seq = 1", "reserved is 2"),
@@ -59,7 +60,7 @@ def test_what_was_spoilt_is_named(sound: Driver, statement: str, words: str) -> 
 
 def test_a_count_in_redis_that_differs_at_the_same_version_is_named(sound: Driver) -> None:
     (name,) = sound.redis.keys("aforo:*:s:*")
-    sound.redis.hset(name, "r", 1)
+    change_head(sound.redis, name, r=1)
     report = sound.report()
     assert report.difference_count == 1
     assert "Redis has" in report.differences[0]
@@ -67,7 +68,7 @@ def test_a_count_in_redis_that_differs_at_the_same_version_is_named(sound: Drive
 
 def test_an_older_count_in_redis_is_a_publication_on_its_way_and_no_difference(sound: Driver) -> None:
     (name,) = sound.redis.keys("aforo:*:s:*")
-    sound.redis.hset(name, mapping={"v": 1, "r": 0})
+    change_head(sound.redis, name, v=1, r=0)
     assert sound.report().ok
 
 

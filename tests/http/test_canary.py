@@ -24,6 +24,7 @@ from core.mailbox import key
 from core.model import partition_of_session
 from ops import verify
 from tests.conftest import temporary_folder
+from tests.support.heads import change_head
 from tests.support.http import Api
 from tests.support.stack import Servers, Stack
 from tests.support.waiting import until
@@ -173,7 +174,7 @@ class Flight:
         until(lambda: self.stack.deployment.sql("SELECT count(*) FROM unreadable") == [(3,)], 30, "they are set aside")
 
     def renumbered(self) -> None:
-        self.redis.hset(key(partition_of_session(self.session, 16), f"s:{self.session}"), "q", 1)
+        change_head(self.redis, key(partition_of_session(self.session, 16), f"s:{self.session}"), q=1)
         accepted = self.api.reserve(self.session, canary("-n"))
         assert accepted.json()["renumbered"] is True
 

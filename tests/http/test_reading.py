@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from core.model import partition_of_session
+from tests.support.heads import head_in
 from tests.support.http import Api, person
 from tests.support.stack import Stack
 
@@ -153,7 +154,7 @@ def test_counts_are_rebuilt_when_redis_lost_them(api: Api, live_api: Stack) -> N
     redis = live_api.deployment.redis()
     assert redis.delete(head) == 1
     assert api.free(session) == 2
-    assert redis.hget(head, "r") == b"1"
+    assert head_in(redis, head)["r"] == "1"
     assert api.reserve(session).json()["seq"] == 2
 
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from core.entries import Entry, decode_entry, decode_job
-from core.mailbox import head_fields, key
+from core.entries import Entry, decode_entry, decode_job, head_text
+from core.mailbox import key
 from core.model import (
     CANCEL_SESSION,
     DEMOTE,
@@ -257,8 +257,7 @@ def _check_redis(run: Run) -> None:
         head = run.observer.head(session_id)
         if head is None:
             continue
-        told = tuple(head[name] for name in "vacrwls")
-        is_told = head_fields(session)
+        told, is_told = " ".join(str(head[name]) for name in "vacrwls"), head_text(session)
         assert head["v"] <= session.version, f"session {session_id}: Redis is ahead"
         assert head["v"] < session.version or told == is_told, f"session {session_id}: Redis has {told}, and not {is_told}"
         if not run.losses:

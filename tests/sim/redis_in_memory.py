@@ -17,7 +17,9 @@ import msgspec
 from core.mailbox import script
 
 At = Callable[[str], BaseException | None]
-Key = dict[str, Any]  # a hash, or a stream by entry id
+Key = dict[str, Any]  # a hash, a head by its fields, or a stream by entry id
+HEAD_FIELDS = "qfouvacrwls"
+JOB_ID = 36  # characters
 SOURCES = {name: script(name) for name in ("accept", "take", "name", "publish", "head", "changed", "look")}
 
 
@@ -100,18 +102,17 @@ class MemoryRedis:
     def accept(self, prefix: str, mailbox: str, *arguments: Any) -> list[Any]:
         """accept.lua"""
         limit, bell_ms, who, ttl, told, digits, *knocks = arguments
-        heads: dict[Any, Key] = {}
+        are_shown = "2" in digits or "3" in digits
+        shown = [self._text(session) for session in dict.fromkeys(knocks[1::4])] if are_shown else []
         answers: list[tuple[Any, Any]] = []
         accepted = set()
         for job, session, record, command in zip(*[iter(knocks)] * 4, strict=True):
-            known, head = self.get(f"{prefix}job:{job}"), self.get(f"{prefix}s:{session}")
-            if head and digits[len(answers)] in "23":
-                heads[session] = head
+            known, head = self.get(job), self.get(session)
             if known and not self._is_doubted(prefix, job, known):
                 answers.append((b"K", known))
             elif self.get(f"{prefix}lanes") == "shut":
                 answers.append((b"S", b""))
-            elif digits[len(answers)] in "13" and (known or (head and head.get("f", 0) > self.now_ms())):
+            elif digits[len(answers)] in "13" and (known or (head and head["f"] > self.now_ms())):
                 answers.append((b"L", b""))
             elif len(self.get(mailbox) or ()) >= limit:
                 answers.append((b"F", b""))
@@ -121,8 +122,8 @@ class MemoryRedis:
                 head["q"] += 1
                 entry = self._xadd(mailbox, head["q"], command)
                 numbers = (head["q"], int(entry.partition("-")[0]))
-                self._set(f"{prefix}job:{job}", record + b"".join(map(msgspec.msgpack.encode, numbers)))
-                self.expiries.pop(f"{prefix}s:{session}", None)
+                self._set(job, record + b"".join(map(msgspec.msgpack.encode, numbers)))
+                self.expiries.pop(session, None)
                 accepted.add(job)
                 answers.append(numbers)
         before = self.get(f"{prefix}total:{who}") or 0
@@ -133,7 +134,6 @@ class MemoryRedis:
         if rung:
             self._set(f"{prefix}bell", "1", bell_ms)
         depth = len(self.get(mailbox) or ())
-        shown = [(str(session).encode(), *_fields(head, "acrwls")) for session, head in heads.items()]
         told = [value for answer in answers for value in answer]
         return [depth, self.get(f"{prefix}pace") or b"0", int(rung), told, shown, before, grown]
 
@@ -187,20 +187,26 @@ class MemoryRedis:
         waiting = self.get(mailbox) or {}
         removed = [waiting.pop(entry, None) for entry in list(islice(rest, next(rest)))]
         removed = [entry for entry in removed if entry is not None]
-        current = {}
+        current, replace = {}, []  # sessions, and jobs whatever they say
         for _ in range(next(rest)):
-            session, *fields = islice(rest, 10)
-            current[session] = self._put_counts(f"{prefix}s:{session}", bool(removed), not waiting, idle, *fields)
+            session, text, lift, lifted, jobs = islice(rest, 5)
+            current[session] = self._put_counts(session, bool(removed), not waiting, idle, text, lift, lifted)
+            replace += [current[session]] * jobs
         self._changed(prefix)
+        count, ids = next(rest), next(rest)
+        told = list(zip(*[islice(rest, 2 * count)] * 2, strict=True))
+        assert list(islice(rest, 2)) == ["EX", ttl]
+        replace += [False] * (count - len(replace))
+        queued = {job for job, _ in told if (self.get(job) or b"")[:1] == b"q"}
+        for (job, record), is_current in zip(told, replace, strict=True):
+            if is_current or job in queued:
+                self._set(job, record, ttl * 1000)
+        self.announced += [ids[start : start + JOB_ID] for start in range(0, len(ids), JOB_ID)]
         for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
-            if current[session] or (self.get(f"{prefix}job:{job}") or b"")[:1] == b"q":
-                self._set(f"{prefix}job:{job}", record, ttl * 1000)
-            self.announced.append(job)
-        for job, session, record in zip(*[islice(rest, 3 * next(rest))] * 3, strict=True):
-            if current[session] and self.get(f"{prefix}job:{job}") is not None:
-                self.values[f"{prefix}job:{job}"] = record
+            if current[session] and self.get(job) is not None:
+                self.values[job] = record
             elif current[session] is None:
-                self._delete(f"{prefix}job:{job}")
+                self._delete(job)
         if not mark:
             self._hdel(f"{prefix}trial", "name", "deaths")
         elif (self.get(f"{prefix}trial") or {}).get("until", mark) == mark:
@@ -212,20 +218,22 @@ class MemoryRedis:
             self._delete(f"{prefix}bell")
         return len(waiting)
 
-    def head(self, prefix: str, _mailbox: str, session: int, version: int, *fields: Any) -> int:
+    def head(
+        self, prefix: str, _mailbox: str, session: int, text: str, version: int, last_seq: int, idle: int,
+        first_accepted_ms: int, job_ttl_ms: int, lanes: str,
+    ) -> int:  # fmt: skip
         """head.lua"""
-        *counts, idle, first_accepted_ms, job_ttl_ms, lanes = fields
         if self.get(f"{prefix}lanes") not in (None, lanes):
             return -1
         head = self.get(f"{prefix}s:{session}")
         is_cold, new = head is None, self.get(f"{prefix}born") is None
         if head is None:
-            head = {"q": counts[0], "v": -1}
+            head = {"q": last_seq, "f": 0, "o": 0, "u": 0, "v": -1}
             self._set(f"{prefix}s:{session}", head, idle * 1000)
         if not is_cold and version > head["v"]:
             self._changed(prefix)
         if version > head["v"]:
-            head |= {"v": version, **dict(zip("acrwls", counts, strict=True))}
+            head |= _from_version_on(text)
         if new:
             self._set(f"{prefix}born", self.now_ms())
         born = self.get(f"{prefix}born")
@@ -243,27 +251,33 @@ class MemoryRedis:
     def _is_doubted(self, prefix: str, job: str, known: bytes) -> bool:
         if known[:1] != b"d" or self.get(f"{prefix}doubt") is None:
             return False
-        return self.expiries.get(f"{prefix}job:{job}", 0) <= self.expiries[f"{prefix}doubt"]
+        return self.expiries.get(job, 0) <= self.expiries[f"{prefix}doubt"]
 
-    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool | None:
-        *counts, lift, lifted = fields
+    def _text(self, name: str) -> bytes | None:
+        head = self.get(name)
+        return None if head is None else " ".join([str(head[field]) for field in HEAD_FIELDS]).encode()
+
+    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, text: str, lift: int, lifted: int) -> bool | None:
         head = self.get(key)
         if head is None:
             return None
         if removed and lift > 0 and lifted <= head["q"]:
-            done = head["o"] if lifted <= head.get("u", 0) else 0
+            done = head["o"] if lifted <= head["u"] else 0
             if lift > done:
                 head["u"] = head["q"] if done == 0 else head["u"]
                 self.expiries.pop(key, None)
             if lift > done or head["q"] == head["u"] + done:
                 head["q"], head["o"] = head["q"] + lift - done, lift
-        if version < head["v"]:
+        told = _from_version_on(text)
+        if told["v"] < head["v"]:
             return False
-        head |= {"v": version, **dict(zip("acrwls", counts, strict=True))}
+        head |= told
         if head["q"] == head["a"]:
             self.expiries[key] = self.now_ms() + idle * 1000
             if empty:
-                self._hdel(key, "o", "u")
+                head |= {"o": 0, "u": 0}
+        elif head["q"] > head["a"]:
+            self.expiries.pop(key, None)
         return True
 
     def _xadd(self, mailbox: str, seq: int, command: bytes) -> str:
@@ -348,8 +362,9 @@ class AsyncMemoryRedis:
         return [self._redis.register_script(source)([name], args) for _, source, _, name, *args in commands]
 
 
-def _fields(head: Key, names: str) -> list[bytes | None]:
-    return [str(head[name]).encode() if name in head else None for name in names]
+def _from_version_on(text: str) -> Key:
+    *numbers, state = text.split()
+    return {**dict(zip("vacrwl", map(int, numbers), strict=True)), "s": state}
 
 
 def _entry_id(entry: str) -> tuple[int, ...]:

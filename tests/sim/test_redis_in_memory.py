@@ -22,7 +22,7 @@ from core.mailbox import BATCH, ONE, PORTION, Mailbox, Publication, connect_asyn
 from core.model import RESERVE, Job, JobReservation, ReserveArguments, Session, keyed_job_id
 from core.numbering import Lift
 from core.projections import Projections
-from tests.sim.redis_in_memory import AsyncMemoryRedis, MemoryRedis
+from tests.sim.redis_in_memory import HEAD_FIELDS, AsyncMemoryRedis, MemoryRedis
 from tests.support.stack import Deployment
 from tests.support.waiting import until
 
@@ -134,7 +134,7 @@ class Side:
         if ":job:" in name:
             return value[:1], timeless(decode_job(value, name.rpartition(":")[2]))
         if ":s:" in name:
-            return {field: str(count) if field != "f" else True for field, count in value.items()}  # f: a moment
+            return {field: str(count) if field != "f" else int(count) > 0 for field, count in value.items()}  # f: a moment
         if name.endswith("changes"):
             self._first_change = self._first_change or int(value)
             return int(value) - self._first_change
@@ -153,7 +153,7 @@ def found_at(client: redis.Redis) -> dict[str, tuple[Any, int | None]]:
         asked.ttl(name)
         if name.endswith(b"mailbox"):
             asked.xrange(name)
-        elif b":s:" in name or name.endswith(b"trial"):
+        elif name.endswith(b"trial"):
             asked.hgetall(name)
         else:
             asked.get(name)
@@ -167,6 +167,8 @@ def _as_held(name: bytes, value: Any) -> Any:
         return {entry.decode(): (fields[b"s"], fields[b"c"]) for entry, fields in value}
     if isinstance(value, dict):
         return {field.decode(): content.decode() for field, content in value.items()}
+    if b":s:" in name:
+        return dict(zip(HEAD_FIELDS, value.decode().split(), strict=True))
     return value if b":job:" in name or name.endswith(b"pace") else value.decode()
 
 

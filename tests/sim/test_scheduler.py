@@ -55,7 +55,7 @@ class ForgetsJobs(MemoryRedis):
 
     def accept(self, prefix: str, mailbox: str, *more: Any) -> list[Any]:
         for job in more[6::4]:
-            self._delete(f"{prefix}job:{job}")
+            self._delete(job)
         return super().accept(prefix, mailbox, *more)
 
 
@@ -71,21 +71,21 @@ class TrimsTooMuch(MemoryRedis):
 class PublishesLateCounts(MemoryRedis):
     """publish.lua does not compare versions."""
 
-    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, version: int, *fields: Any) -> bool:
+    def _put_counts(self, key: str, removed: bool, empty: bool, idle: int, text: str, lift: int, lifted: int) -> bool | None:
         head = self.get(key)
         if head is not None:
-            head["v"] = min(head["v"], version)
-        return super()._put_counts(key, removed, empty, idle, version, *fields)
+            head["v"] = min(head["v"], int(text.partition(" ")[0]))
+        return super()._put_counts(key, removed, empty, idle, text, lift, lifted)
 
 
 class PutsOldHeads(MemoryRedis):
     """head.lua does not compare versions."""
 
-    def head(self, prefix: str, mailbox: str, session: int, version: int, *fields: Any) -> int:
+    def head(self, prefix: str, mailbox: str, session: int, text: str, version: int, *others: Any) -> int:
         found = self.get(f"{prefix}s:{session}")
         if found is not None:
             found["v"] = min(found["v"], version - 1)
-        return super().head(prefix, mailbox, session, version, *fields)
+        return super().head(prefix, mailbox, session, text, version, *others)
 
 
 class LeavesEntries(MemoryRedis):
@@ -102,9 +102,9 @@ class LeavesEntries(MemoryRedis):
 class NeverMarks(MemoryRedis):
     """take.lua leaves no mark over a batch."""
 
-    def take(self, prefix: str, mailbox: str, limit: int, way: str = "") -> list[Any]:
+    def take(self, prefix: str, mailbox: str, *arguments: Any) -> list[Any]:
         self._delete(f"{prefix}trial")
-        return super().take(prefix, mailbox, limit, way)
+        return super().take(prefix, mailbox, *arguments)
 
 
 class RaisesNothing(MemoryRedis):

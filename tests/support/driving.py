@@ -15,8 +15,9 @@ from core import validation
 from core.arrangement import Arrangements
 from core.bootstrap import WorkerServices, worker_services
 from core.door import Door, Receipt
+from core.entries import head_text
 from core.errors import Unavailable
-from core.mailbox import connect_async, head_fields, key
+from core.mailbox import connect_async, key
 from core.model import CANCEL, OF_ANOTHER, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries
@@ -24,6 +25,7 @@ from core.service import Submit
 from core.store import create_engine
 from core.transaction import JOBS_BY_ID, job_of
 from ops import verify
+from tests.support.heads import head_in
 from tests.support.processes import ROOT, python_program
 from tests.support.stack import Deployment
 
@@ -231,8 +233,9 @@ class Driver:
         for name in self.redis.scan_iter("aforo:*:s:*"):
             view = self.queries.session(int(name.rpartition(b":")[2]))
             assert view is not None, f"{name!r} is of no session"
-            stored = [str(value).encode() for value in (*head_fields(view.decided()), view.last_seq)]
-            assert self.redis.hmget(name, *"vacrwlsq") == stored, f"{name!r} is not what Postgres has"
+            told = head_in(self.redis, name)
+            assert " ".join(told[field] for field in "vacrwls") == head_text(view.decided()), f"{name!r} is not what Postgres has"
+            assert told["q"] == str(view.last_seq)
             assert self.redis.ttl(name) > 0
 
     def report(self) -> verify.Report:
@@ -243,9 +246,9 @@ class Driver:
         """(reserved, last seq), and they are the same in Postgres and, where it is there, in Redis."""
         view = self.queries.session(session)
         assert view is not None
-        head = self.redis.hmget(key(self.partition(session), f"s:{session}"), "r", "a")
-        if head[0] is not None:
-            assert (int(head[0]), int(head[1])) == (view.reserved, view.last_seq)
+        head = head_in(self.redis, key(self.partition(session), f"s:{session}"))
+        if head:
+            assert (int(head["r"]), int(head["a"])) == (view.reserved, view.last_seq)
         return view.reserved, view.last_seq
 
 

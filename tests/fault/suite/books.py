@@ -122,10 +122,10 @@ def _read_redis(deployment: Deployment, books: Books) -> None:
             chunk = sessions[start : start + HEADS_AT_ONCE]
             pipeline = client.pipeline(transaction=False)
             for session in chunk:
-                pipeline.hmget(f"aforo:{{{partition_of(session)}}}:s:{session}", "v", "a", "c", "r", "w")
+                pipeline.get(f"aforo:{{{partition_of(session)}}}:s:{session}")
             for session, found in zip(chunk, pipeline.execute(), strict=True):
-                if found[0] is not None:
-                    books.heads[session] = Head(*map(int, found))
+                if found is not None:
+                    books.heads[session] = Head(*map(int, found.split()[4:9]))
         names = list(client.scan_iter("aforo:*:job:*", count=5000))
         for start in range(0, len(names), HEADS_AT_ONCE):
             pipeline = client.pipeline(transaction=False)
