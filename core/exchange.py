@@ -28,7 +28,7 @@ class Exchange:
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._idle: list[tuple[Any, float]] = []  # connections, and when each was used last
-        self._is_lean = type(client) is redis.Redis  # a cluster has its own way of sending
+        self.is_lean = type(client) is redis.Redis  # a cluster has its own way of sending
 
     def __call__(self, commands: Sequence[Command]) -> list[Any]:
         """The replies in order; an error is a reply, too. Raises RedisError or OSError when the connection fails."""
@@ -37,7 +37,7 @@ class Exchange:
     def send(self, commands: Sequence[Command], behind: Sent | None = None) -> Sent:
         """Send them, and leave the replies for later; `behind` others, on their connection. Raises RedisError or OSError when the
         connection fails."""
-        sent = behind or Sent(self, self._connection() if self._is_lean else None)
+        sent = behind or Sent(self, self._connection() if self.is_lean else None)
         sent.add(commands)
         return sent
 
@@ -140,6 +140,21 @@ class Scripts:
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
         return answers, its_answers
+
+    @property
+    def is_lean(self) -> bool:
+        """Whether commands of other kinds can be sent with its calls."""
+        return self._exchange.is_lean
+
+    def before(self, calls: Sequence[Call], commands: Sequence[Command]) -> tuple[list[Any], list[Any]]:
+        """The answers, and the replies to other commands sent behind its calls. Raises Unavailable, also where one failed."""
+        try:
+            replies = self._exchange([*self._commands(calls), *commands])
+            answers = replies[: len(calls)]
+            self._make_good(calls, answers)
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+        return checked(answers), checked(replies[len(calls) :])
 
     def send(self, calls: Sequence[Call], behind: Sent | None = None) -> Sent:
         """Call it, and leave the answers for `answers_to`; `behind` calls sent before. Raises Unavailable."""

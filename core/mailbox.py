@@ -180,8 +180,15 @@ class Publication:
     keep_bell: bool = False
 
 
-def _taken(suspect: bytes, near: bytes, rows: Sequence[tuple[bytes, list[bytes]]]) -> Taken:
-    taken = Taken(suspect.decode(), near.decode(), [], [], rows[-1][0].decode() if rows else "")
+Row = tuple[bytes, list[bytes]]  # an entry: its id, and field, value, field, value ...
+
+
+def _place(stream_id: bytes) -> tuple[int, ...]:
+    return tuple(map(int, stream_id.split(b"-")))
+
+
+def _taken(suspect: bytes, near: bytes, rows: Sequence[Row], last: bytes) -> Taken:
+    taken = Taken(suspect.decode(), near.decode(), [], [], (last or (rows[-1][0] if rows else b"")).decode())
     for stream_id, flat in rows:
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
         read = decode_entry(stream_id.decode(), fields)
@@ -230,6 +237,7 @@ class Mailbox:
         self._name = client.register_script(script("name"))
         self._publish = Scripts(client, exchange, script("publish"))
         self._look = Scripts(client, exchange, script("look"))
+        self._waiting: dict[int, int] = {}  # by partition, as it was last seen; good for guesses
 
     def take(
         self, partitions: Sequence[int], limit: int, only_free: bool = False, behind: Mapping[int, str] = NO_MARKS
@@ -238,8 +246,26 @@ class Mailbox:
         may be at; whoever has no lock yet takes no other. `behind`: marks of one's own, for what is committed and not told yet;
         there the entries after it. Raises Unavailable."""
         ways = {partition: behind.get(partition, FREE if only_free else "") for partition in partitions}
-        answers = self._take([(key(partition, "mailbox"), (limit, way)) for partition, way in ways.items()])
-        return {partition: _taken(*answer) for partition, answer in zip(partitions, answers, strict=True)}
+        own = [p for p in partitions if p not in behind and self._waiting.get(p, 0) <= limit] if self._take.is_lean else []
+        calls: list[Call] = [(key(p, "mailbox"), (limit, way, int(p in own))) for p, way in ways.items()]
+        answers, read = self._take.before(calls, [("XRANGE", key(p, "mailbox"), "-", "+", "COUNT", limit) for p in own])
+        rows = dict(zip(own, read, strict=True))
+        taken = {}
+        for partition, (suspect, near, entries, last) in zip(partitions, answers, strict=True):
+            found = self._up_to(partition, last, rows[partition], limit) if last else entries
+            if last and not found:  # others have told it meanwhile
+                self.forgive(partition, BATCH)
+            taken[partition] = _taken(suspect, near, found, last)
+        return taken
+
+    def _up_to(self, partition: int, last: bytes, rows: list[Row], limit: int) -> Sequence[Row]:
+        """What was read of a mailbox, as far as the mark goes; read again if that was before the mark, for want of a script."""
+        while rows and _place(rows[-1][0]) > _place(last):
+            rows.pop()
+        if rows and rows[-1][0] == last:
+            return rows
+        found: Sequence[Row] = self._take.before((), [("XRANGE", key(partition, "mailbox"), "-", last, "COUNT", limit)])[1][0]
+        return found
 
     def name(self, partition: int, stream_id: str) -> int:
         """Name the one command about to be tried by itself. How many workers died over it so far. Raises Unavailable."""
@@ -279,7 +305,10 @@ class Mailbox:
         due, calls = last
         answers, seen = self._publish.tried_with(calls, self._look, looks(around, BELL_MS))
         left.update(zip(due, checked(answers), strict=True))
-        return left, sights(around, seen)
+        found = sights(around, seen)
+        self._waiting.update(left)
+        self._waiting.update({sight.partition: sight.waiting for sight in found})
+        return left, found
 
     def send(self, news: Mapping[int, Publication]) -> Sending:
         """Publish, and do something else until its end is asked for. Raises Unavailable.

@@ -137,31 +137,31 @@ class MemoryRedis:
         told = [value for answer in answers for value in answer]
         return [depth, self.get(f"{prefix}pace") or b"0", int(rung), told, shown, before, grown]
 
-    def take(self, prefix: str, mailbox: str, limit: int, way: str = "") -> list[Any]:
-        """take.lua"""
+    def take(self, prefix: str, mailbox: str, limit: int, way: str, _is_read: int) -> list[Any]:
+        """take.lua, of which nobody reads anything by himself"""
         waiting = (self.get(mailbox) or {}).items()
         if way not in ("", "free"):
             if (self.get(f"{prefix}trial") or {}) != {"until": way}:
-                return [b"", b"", []]
+                return [b"", b"", [], b""]
             waiting = [(entry, held) for entry, held in waiting if _entry_id(entry) > _entry_id(way)]
         found = list(islice(waiting, limit))
         rows = [[entry.encode(), [b"s", b"%d" % seq, b"c", command]] for entry, (seq, command) in found]
         if not found:
             if not way:
                 self._delete(f"{prefix}trial", f"{prefix}bell")
-            return [b"", b"", rows]
+            return [b"", b"", rows, b""]
         trial, first = self.get(f"{prefix}trial") or {}, _entry_id(found[0][0])
         suspect, near = trial.get("until"), trial.get("near", "")
         if suspect and first <= _entry_id(suspect):
             if way:
-                return [b"", b"", []]
+                return [b"", b"", [], b""]
             near = near if near and first <= _entry_id(near) else ""
             doubted = _entry_id(near or suspect)
-            return [suspect.encode(), near.encode(), [row for row in rows if _entry_id(row[0].decode()) <= doubted]]
+            return [suspect.encode(), near.encode(), [row for row in rows if _entry_id(row[0].decode()) <= doubted], b""]
         if suspect:
             self._delete(f"{prefix}trial")
         self._hash(f"{prefix}trial")["until"] = found[-1][0]
-        return [b"", b"", rows]
+        return [b"", b"", rows, b""]
 
     def look(self, prefix: str, mailbox: str, keep_ms: int) -> list[int]:
         """look.lua"""
