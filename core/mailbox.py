@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError
 from redis.retry import Retry
 
-from core.cluster import AsyncCluster, Cluster, ClusterUrl
+from core.cluster import AsyncCluster, Cluster
 from core.connections import client
 from core.crashpoints import reach
 from core.entries import Entry, Unreadable, decode_entry, encode_job, head_text
@@ -27,6 +27,7 @@ from core.errors import Unavailable
 from core.exchange import Call, Exchange, Scripts, Sent, checked
 from core.model import CONFIGURE, Job, Session
 from core.numbering import Lift
+from core.slots import ClusterUrl
 
 PUBLISH_LIMIT = 256
 PORTION_LIMIT = 32  # of a batch over which a worker died, how many are tried together

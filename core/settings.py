@@ -14,9 +14,9 @@ from typing import Annotated, Final, Literal
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from core.cluster import ClusterUrl
 from core.errors import SettingsConflict
 from core.keys import split_token
+from core.slots import ClusterUrl
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Seconds = Annotated[float, Field(gt=0, le=3600)]

@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 
 from core import telemetry
 from core.bootstrap import ApiServices
-from core.cluster import EVERY_SLOT, AsyncCluster, async_nodes_of
+from core.cluster import AsyncCluster, async_nodes_of
 from core.errors import AforoError, Unavailable
 from core.mailbox import key
 from core.migrations import newest, older
+from core.slots import EVERY_SLOT
 
 # What Redis must be set to, so that an accepted command survives a crash and is never evicted.
 DURABLE = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import redis
 
-from core.cluster import EVERY_SLOT
 from core.mailbox import connect, key
+from core.slots import EVERY_SLOT
 from ops import localstack
 from ops.localstack import HOST, OWNER
 from tests.support.processes import Running

@@ -31,6 +31,7 @@ SQL_ROOMS = {
 }
 REDIS_ROOMS = {
     "core/cluster.py",
+    "core/slots.py",
     "core/connections.py",
     "core/door.py",
     "core/exchange.py",

@@ -9,9 +9,10 @@ import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
-from core.cluster import AsyncCluster, Cluster, ClusterUrl
+from core.cluster import AsyncCluster, Cluster
 from core.errors import SettingsConflict
 from core.settings import load
+from core.slots import ClusterUrl
 
 URL = ClusterUrl(("one:1", "two:2"), ("redis", "me:secret@", ""))
 HALVES = [[0, 8191, [b"one", 1, b"id"]], [8192, 16383, [b"two", 2, b"id"]]]
