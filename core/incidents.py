@@ -1,6 +1,6 @@
-"""What the door's side notices that only lost data can cause: it is said everywhere, in the log, the metrics and Postgres.
+"""What is noticed outside of a batch, and only lost data can cause: it is said everywhere, in the log, the metrics and Postgres.
 
-What a batch notices goes with its transaction instead (core/service.py).
+What a batch notices is written down in its own transaction (core/service.py).
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from core.numbering import Incident
 log = logging.getLogger(__name__)
 
 
+def say(incident: Incident, partition: int) -> None:
+    """In the log and the metrics."""
+    log.error(incident.kind, extra={"partition": partition, "session_id": incident.session_id, **incident.detail})
+    telemetry.INCIDENTS.labels(incident.kind).inc()
+
+
 class Incidents:
-    """Says them, and knows those that are still being written down."""
+    """Says those of an API process, and knows those that are still being written down."""
 
     def __init__(self, write: Callable[[Incident, int], Awaitable[None]]) -> None:
         """`write(incident, partition)` keeps it in Postgres."""
@@ -25,8 +31,7 @@ class Incidents:
 
     async def record(self, incident: Incident, partition: int) -> None:
         """Say it everywhere: log, metrics, Postgres."""
-        log.error(incident.kind, extra={"partition": partition, "session_id": incident.session_id, **incident.detail})
-        telemetry.INCIDENTS.labels(incident.kind).inc()
+        say(incident, partition)
         await self._write(incident, partition)
 
     def redis_went_back(self, partition: int, accepted: int, found: int) -> None:

@@ -6,16 +6,13 @@ cannot be undone here; it is noticed, written down, and no longer shown.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from core import telemetry
 from core.claims import Claim
+from core.incidents import say
 from core.model import Session, partition_of_session
 from core.numbering import Incident
-
-log = logging.getLogger(__name__)
 
 PAGE = 500  # sessions in one step
 
@@ -85,8 +82,7 @@ class Recheck:
         partition = partition_of_session(session_id, self._partitions)
         detail: dict[str, int | str] = {"redis_seq": claim.last_seq, "postgres_seq": session.last_seq}
         incident = Incident("postgres_went_back", session_id, detail)
-        log.error(incident.kind, extra={"partition": partition, "session_id": session_id, **detail})
-        telemetry.INCIDENTS.labels(incident.kind).inc()
+        say(incident, partition)
         self._record(incident, partition)
         if not self.found:
             self._claims.doubt()

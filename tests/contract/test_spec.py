@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import falcon.inspect
 import jsonschema
 import pytest
-import yaml
 from jsonschema_path import SchemaPath
 from openapi_spec_validator import OpenAPIV31SpecValidator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
 
 from api import errors, messages
 from api.app import create_app
 from core.model import REFUSALS
+from tests.support.answers import REGISTRY, SPEC, resolved
 
-SPEC = yaml.safe_load((Path(__file__).resolve().parents[2] / "openapi.yaml").read_text("utf-8"))
 METHODS = {"get", "post", "put", "patch", "delete"}
-REGISTRY = Registry().with_resource("", Resource.from_contents(SPEC, default_specification=DRAFT202012))
-
-
-def resolved(node: dict[str, Any]) -> dict[str, Any]:
-    while "$ref" in node:
-        found: Any = SPEC
-        for part in node["$ref"].removeprefix("#/").split("/"):
-            found = found[part]
-        node = found
-    return node
 
 
 def operations() -> list[tuple[str, str, dict[str, Any]]]:

@@ -156,7 +156,7 @@ class ModelSession:
         self.last_seq = seq
         if self.cancelled:
             return "session_cancelled"
-        wish = {name: changes.get(name, getattr(self, name)) for name in RULES}
+        wish = {name: changes.get(name, getattr(self, name)) for name in RULES.values()}
         taken = self.capacity - self.free()
         if not send_out:
             fewer = wish["queue_limit"] < self.queue_limit and wish["queue_limit"] < len(self.queue)
@@ -210,4 +210,20 @@ class ModelSession:
         return outcome
 
 
-RULES = ("capacity", "queue_limit", "passing", "most_seats", "opens", "closes", "starts", "ends")
+# What the API calls a setting, and what this model calls it.
+RULES = {
+    "capacity": "capacity",
+    "waitlist_capacity": "queue_limit",
+    "waitlist_policy": "passing",
+    "max_seats_per_reservation": "most_seats",
+    "opens_at": "opens",
+    "closes_at": "closes",
+    "start_time": "starts",
+    "end_time": "ends",
+}
+
+
+def rules_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """A session's settings in this model's words; whatever else there is falls away."""
+    rules = {RULES[name]: value for name, value in settings.items() if name in RULES}
+    return {**rules, "passing": rules["passing"] == "fill"} if "passing" in rules else rules

@@ -18,7 +18,7 @@ from core.replay import complete, evolve
 from core.service import _waitlist_needs
 from core.waitlist import Window
 from tests.support.deciding import NOW, amend, cancel, configure, group, replay, reserve, turn
-from tests.unit.model import ModelSession
+from tests.unit.model import ModelSession, rules_of
 
 PEOPLE = ["ana", "bo", "cy", "dee", "eve", "fay", "gus", "hal"]
 SESSIONS = [1, 2]
@@ -28,16 +28,6 @@ session_ids = st.sampled_from(SESSIONS)
 people = st.sampled_from(PEOPLE)
 owners = st.sampled_from(["open", "open", "shop"])
 
-NAMES = {
-    "capacity": "capacity",
-    "waitlist_capacity": "queue_limit",
-    "waitlist_policy": "passing",
-    "max_seats_per_reservation": "most_seats",
-    "opens_at": "opens",
-    "closes_at": "closes",
-    "start_time": "starts",
-    "end_time": "ends",
-}
 CHANGES = st.fixed_dictionaries(
     {},
     optional={
@@ -131,9 +121,8 @@ class Histories(RuleBasedStateMachine):
     @rule(session=session_ids, changes=CHANGES, send_out=st.booleans())
     def is_configured(self, session: int, changes: dict[str, Any], send_out: bool) -> None:
         model, seq, _ = self.next(session)
-        wish = {NAMES[name]: (value == "fill" if name == "waitlist_policy" else value) for name, value in changes.items()}
         command = configure(seq, session, **changes, on_shrink="waitlist" if send_out else "refuse")
-        self.comes(command, model.configure(seq, wish, send_out))
+        self.comes(command, model.configure(seq, rules_of(changes), send_out))
         if may_demote(command) and len(self.queue) > 1:  # the drain gives it a batch of its own, and so do we
             last, told = self.queue.pop(), self.expected.pop()
             self.apply()

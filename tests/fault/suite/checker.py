@@ -15,21 +15,10 @@ from typing import Any
 
 from tests.fault.suite.books import Books, Held, Row
 from tests.fault.suite.history import ACCEPTED, MAYBE, Call, History, JobShown, Wish
-from tests.unit.model import ModelSession
+from tests.unit.model import ModelSession, rules_of
 
 SHOWN = 5  # of each sort
 INSIDE = ("confirmed", "promoted")
-# What the API calls a setting, and what the model calls it.
-RULES = {
-    "capacity": "capacity",
-    "waitlist_capacity": "queue_limit",
-    "waitlist_policy": "passing",
-    "max_seats_per_reservation": "most_seats",
-    "opens_at": "opens",
-    "closes_at": "closes",
-    "start_time": "starts",
-    "end_time": "ends",
-}
 
 
 @dataclass(slots=True)
@@ -263,7 +252,7 @@ def _model(findings: Findings, books: Books, session: int) -> None:
     if not rows or rows[0].kind != "create":
         return
     model = ModelSession(0)
-    for name, value in _rules(rows[0].arguments).items():
+    for name, value in rules_of(rows[0].arguments).items():
         setattr(model, name, value)
     came_as = {(row.id, row.person): row.seq for row in books.reservations[session]}
     for row in rows[1:]:
@@ -296,15 +285,8 @@ def _told(model: ModelSession, row: Row, came_as: dict[tuple[int, str], int]) ->
         which = came_as.get((a["reservation_id"], a["email_key"]))
         return model.amend(seq, a["email_key"], which, a.get("name"), a.get("checked_in"))
     if row.kind == "configure":
-        return model.configure(seq, _rules(a), a.get("on_shrink") == "waitlist")
+        return model.configure(seq, rules_of(a), a.get("on_shrink") == "waitlist")
     return {"close": model.close, "reopen": model.reopen, "cancel_session": model.call_off}[row.kind](seq)
-
-
-def _rules(arguments: dict[str, Any]) -> dict[str, Any]:
-    wish = {RULES[name]: value for name, value in arguments.items() if name in RULES}
-    if "passing" in wish:
-        wish["passing"] = wish["passing"] == "fill"
-    return wish
 
 
 def _as_guest(row: Held) -> tuple[str, int, int]:

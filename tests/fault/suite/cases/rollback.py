@@ -6,7 +6,6 @@ which is accepted afterwards is lost, skipped or applied twice.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from tests.fault.suite.books import partition_of
 from tests.fault.suite.case import Run, case
 from tests.fault.suite.clients import Crowd, Traffic, Venue, wish
 from tests.fault.suite.history import ACCEPTED, History
-from tests.fault.suite.stage import Stage, send
+from tests.fault.suite.stage import Stage
 from tests.support.damage import AppendOnly
 from tests.support.stack import Servers
 from tests.support.waiting import until
@@ -54,7 +53,7 @@ class Theatre:
         self.stage.drained()
         just_before = self.log.copy_to(self.run.folder("before") / "log")
         seen = self._last_incident()
-        with self._drains_hold() if number % 2 else self._drains_stand_still():
+        with self._drains_hold() if number % 2 else self.stage.stopped("worker", "sweeper"):
             waiting = self._accepted_and_waiting(number)
             self.held += self._holding() if number % 2 else 0
             self.servers.valkey.kill()
@@ -96,18 +95,6 @@ class Theatre:
 
     def _holding(self) -> int:
         return self.stage.deployment.sql(HOLDING)[0][0]
-
-    @contextmanager
-    def _drains_stand_still(self) -> Iterator[None]:
-        """Nobody drains, and nobody holds anything."""
-        pids = [*self.stage.children("worker"), *self.stage.children("sweeper")]
-        for pid in pids:
-            send(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            for pid in pids:
-                send(pid, signal.SIGCONT)
 
     # -- what was lost, and who knows ------------------------------------------------------------------------------------
 
