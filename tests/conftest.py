@@ -103,9 +103,9 @@ def serve(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> Serve:
 def _stacks(servers: Servers) -> Iterator[Callable[..., Stack]]:
     with ExitStack() as running:
 
-        def start(on: Servers = servers, **settings: str) -> Stack:
+        def start(on: Servers = servers, first_key: str | None = None, **settings: str) -> Stack:
             folder = running.enter_context(temporary_folder("stack"))
-            deployment = on.deployment()
+            deployment = on.deployment(first_key)
             if on is servers:
                 running.callback(servers.drop, deployment)
             stack = Stack(deployment, folder, **settings)

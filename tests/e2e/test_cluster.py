@@ -80,5 +80,5 @@ class _Given:
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
 
-    def deployment(self) -> Deployment:
+    def deployment(self, _first_key: str | None = None) -> Deployment:
         return self._deployment

@@ -14,9 +14,8 @@ from api.access import NEEDED
 from core.keys import SCOPES, new_token
 from core.settings import Settings
 from ops import keys
-from tests.conftest import temporary_folder
 from tests.support.http import SESSION, Api
-from tests.support.stack import Servers, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import until
 
 SPEC = yaml.safe_load((Path(__file__).resolve().parents[2] / "openapi.yaml").read_text("utf-8"))
@@ -29,16 +28,9 @@ Client = Callable[..., Api]
 
 
 @pytest.fixture(scope="module")
-def guarded(servers: Servers) -> Iterator[Stack]:
+def guarded(module_stacks: Callable[..., Stack]) -> Stack:
     """A stack that asks for keys."""
-    with temporary_folder("guarded") as place:
-        deployment = servers.deployment(first_key=FIRST)
-        stack = Stack(deployment, place, auth="keys")
-        try:
-            yield stack
-        finally:
-            stack.close()
-            servers.drop(deployment)
+    return module_stacks(first_key=FIRST, auth="keys")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,9 @@ import pytest
 
 from api.pages.markup import HEADERS, Markup, fill
 from core.keys import new_token
-from tests.conftest import temporary_folder
 from tests.support.events import Events
 from tests.support.http import Api
-from tests.support.stack import Servers, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import until
 
 ANA = {"name": "Ana", "email": "ana@example.org", "seats": "1", "wait": "yes"}
@@ -42,16 +41,9 @@ def title_of(answer: httpx.Response) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(servers: Servers) -> Iterator[Stack]:
+def guarded(module_stacks: Callable[..., Stack]) -> Stack:
     """A stack that asks for keys, and lets an address ask ten times."""
-    with temporary_folder("booking") as place:
-        deployment = servers.deployment(first_key=FIRST)
-        stack = Stack(deployment, place, auth="keys", rate_per_address="1/m burst 30", api_processes="1")
-        try:
-            yield stack
-        finally:
-            stack.close()
-            servers.drop(deployment)
+    return module_stacks(first_key=FIRST, auth="keys", rate_per_address="1/m burst 30", api_processes="1")
 
 
 def test_a_session_has_a_page_only_if_it_is_public(api: Api) -> None:

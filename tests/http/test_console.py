@@ -10,25 +10,17 @@ import pytest
 
 from core.keys import new_token
 from ops import keys
-from tests.conftest import temporary_folder
 from tests.support.http import SESSION, Api
-from tests.support.stack import Servers, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import until
 
 Key = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def guarded(servers: Servers) -> Iterator[Stack]:
+def guarded(module_stacks: Callable[..., Stack]) -> Stack:
     """A stack that asks for keys."""
-    with temporary_folder("console") as place:
-        deployment = servers.deployment(first_key=new_token())
-        stack = Stack(deployment, place, auth="keys")
-        try:
-            yield stack
-        finally:
-            stack.close()
-            servers.drop(deployment)
+    return module_stacks(first_key=new_token(), auth="keys")
 
 
 @pytest.fixture

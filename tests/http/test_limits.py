@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,10 +12,9 @@ import pytest
 
 from core.keys import new_token
 from ops import keys
-from tests.conftest import temporary_folder
 from tests.support.http import Api, person
 from tests.support.raw import Raw, get
-from tests.support.stack import Servers, Stack
+from tests.support.stack import Stack
 from tests.support.waiting import until
 
 FIRST = new_token()
@@ -24,17 +23,10 @@ _addresses = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def guarded(servers: Servers) -> Iterator[Stack]:
+def guarded(module_stacks: Callable[..., Stack]) -> Stack:
     """A stack with keys and low limits, behind a proxy on this machine: tests choose their addresses."""
     limits = {"rate_per_address": f"{PER_ADDRESS}/h", "rate_per_key": f"{PER_KEY}/h", "trusted_proxies": "127.0.0.1"}
-    with temporary_folder("limited") as place:
-        deployment = servers.deployment(first_key=FIRST)
-        stack = Stack(deployment, place, auth="keys", **limits)
-        try:
-            yield stack
-        finally:
-            stack.close()
-            servers.drop(deployment)
+    return module_stacks(first_key=FIRST, auth="keys", **limits)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import pytest
 
 from core.keys import new_token
 from ops import keys
-from tests.conftest import temporary_folder
 from tests.support.events import Events
 from tests.support.http import Api, person
 from tests.support.raw import Raw, get, post
@@ -31,16 +30,9 @@ def listen(live_api: Stack) -> Iterator[Callable[..., Events]]:
 
 
 @pytest.fixture(scope="module")
-def guarded(servers: Servers) -> Iterator[Stack]:
+def guarded(module_stacks: Callable[..., Stack]) -> Stack:
     """A stack of one process that asks for keys and lets each of them have three streams."""
-    with temporary_folder("streams") as place:
-        deployment = servers.deployment(first_key=FIRST)
-        stack = Stack(deployment, place, auth="keys", api_processes="1", max_waits_per_key="3")
-        try:
-            yield stack
-        finally:
-            stack.close()
-            servers.drop(deployment)
+    return module_stacks(first_key=FIRST, auth="keys", api_processes="1", max_waits_per_key="3")
 
 
 def bearer(token: str) -> dict[str, str]:
