@@ -11,8 +11,6 @@ import itertools
 import os
 import signal
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ from core.settings import Settings
 from ops import localstack
 from ops.supervisor import Program
 from tests.bench.data import Block, Books
-from tests.support.processes import Running, children_of, python_program, sweeper_program, worker_program
+from tests.support.processes import Running, answers, children_of, python_program, sweeper_program, worker_program
 from tests.support.stack import Deployment, Servers
 from tests.support.waiting import until
 
@@ -98,16 +96,7 @@ class Aforo:
         self._folder, self._name = folder, name
         self._known: list[Block] = []
         self._metrics = folder / f"metrics-{name}"
-        self._metrics.mkdir()
-        port = localstack.free_port()
-        self.url = f"http://{localstack.HOST}:{port}"
-        self.environment = {
-            **deployment.environment,
-            "AFORO_LOG_LEVEL": "info",
-            "AFORO_PORT": str(port),
-            "AFORO_METRICS_DIR": str(self._metrics),
-            **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
-        }
+        self.url, self.environment = deployment.at_an_address(self._metrics, **{"log_level": "info", **settings})
         known = {name.removeprefix("AFORO_").lower(): value for name, value in self.environment.items()}
         self.settings = Settings(**known)
         api = python_program(f"api-{name}", self.environment, *GUNICORN, API)
@@ -375,17 +364,6 @@ def _threaded(name: str, environment: dict[str, str], application: str) -> tuple
 
 def _ready_when_it_answers(program: Program, url: str) -> Program:
     return replace(program, is_ready=lambda: answers(url, anything=True))
-
-
-def answers(url: str, *, anything: bool = False) -> bool:
-    """Whether a GET is answered with 200, or with anything at all."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return anything or answer.status == 200
-    except urllib.error.HTTPError:
-        return anything
-    except OSError:
-        return False
 
 
 def wait_until_none(waiting: Any) -> float:

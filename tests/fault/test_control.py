@@ -18,6 +18,7 @@ from core import crashpoints, service, transaction
 from core.decide import Decision, State, decide
 from core.mailbox import key
 from core.model import Command
+from tests.fault.suite.cases.controls import DROP, GUARDS
 from tests.support.driving import Driver
 from tests.support.waiting import until
 
@@ -25,15 +26,6 @@ NO_PARTITION_LOCK = """
 BEGIN; SELECT free, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, l.*
 FROM (SELECT %s::int, %s::int[]) AS w(namespace, free), load_batch(%s, %s, %s, %s) AS l"""
 WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-# From the outermost: who comes first keeps the second one from even looking, from reading, from writing.
-GUARDS = ("partition lock", "row lock", "one live reservation a person", "ledger keys")
-DROP = {
-    "row lock": "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('load_batch'::regproc), 'FOR UPDATE', ''); END $$",
-    "one live reservation a person": "DROP INDEX reservations_one_live_per_person",
-    "ledger keys": "ALTER TABLE jobs DROP CONSTRAINT jobs_pkey, DROP CONSTRAINT jobs_one_per_seq",
-    "constraint": "ALTER TABLE sessions DROP CONSTRAINT sessions_never_overbooked",
-}
 
 Take = Callable[..., None]
 

@@ -11,10 +11,9 @@ import pytest
 from ops import localstack
 from tests.bench.arithmetic import percentile
 from tests.bench.load import Arrived, Load
-from tests.bench.stage import answers
 from tests.bench.workload import reserving
 from tests.support.http import Api
-from tests.support.processes import Running, python_program
+from tests.support.processes import Running, answers, python_program
 from tests.support.raw import Answer, Raw, get, post
 from tests.support.stack import Stack
 from tests.support.waiting import until

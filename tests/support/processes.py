@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from ops.supervisor import Program, launch
@@ -108,3 +110,14 @@ def children_of(pid: int) -> list[int]:
     """The pids of the processes that this one has started and that still run."""
     shown = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, timeout=10, check=False)
     return [int(line) for line in shown.stdout.split()]
+
+
+def answers(url: str, *, anything: bool = False) -> bool:
+    """Whether a GET is answered with 200, or with anything at all."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return anything or answer.status == 200
+    except urllib.error.HTTPError:
+        return anything
+    except OSError:
+        return False

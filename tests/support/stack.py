@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +16,7 @@ from core.mailbox import connect
 from core.settings import Settings
 from ops import localstack
 from ops.supervisor import Program
-from tests.support.processes import Running, python_program, sweeper_program, worker_program
+from tests.support.processes import Running, answers, python_program, sweeper_program, worker_program
 
 REDIS_DATABASES = 16
 PARTITIONS = 16  # more than the default, so that tests meet commands of many lanes
@@ -50,6 +48,15 @@ class Deployment:
     def operator_environment(self) -> dict[str, str]:
         """The variables of somebody who migrates."""
         return {**self.environment, "AFORO_OWNER_URL": self.owner_url}
+
+    def at_an_address(self, metrics: Path, **settings: str) -> tuple[str, dict[str, str]]:
+        """An address for an API, and the variables of processes that serve at it and have their metrics in that new folder.
+        `settings`: more variables, without their prefix, in lower case."""
+        metrics.mkdir()
+        port = localstack.free_port()
+        more = {f"AFORO_{name.upper()}": value for name, value in settings.items()}
+        environment = {**self.environment, "AFORO_PORT": str(port), "AFORO_METRICS_DIR": str(metrics), **more}
+        return f"http://{localstack.HOST}:{port}", environment
 
     def settings(self, **overrides: object) -> Settings:
         """The same as `environment` for use in this process."""
@@ -151,16 +158,7 @@ class Stack:
         """`settings`: more variables, without their prefix, in lower case."""
         self.deployment = deployment
         self.database_url, self.redis_url = deployment.database_url, deployment.redis_url
-        port = localstack.free_port()
-        self.url = f"http://{localstack.HOST}:{port}"
-        metrics = folder / "metrics"
-        metrics.mkdir()
-        self.environment = {
-            **deployment.environment,
-            "AFORO_PORT": str(port),
-            "AFORO_METRICS_DIR": str(metrics),
-            **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
-        }
+        self.url, self.environment = deployment.at_an_address(folder / "metrics", **settings)
         with ExitStack() as self._running:
             self.api = self._run(replace(self._api_program(), is_ready=self.is_ready), folder)
             self.worker = self._run(worker_program(self.environment), folder)
@@ -169,11 +167,7 @@ class Stack:
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
-                return answer.status == 200
-        except (OSError, urllib.error.HTTPError):
-            return False
+        return answers(f"{self.url}/readyz")
 
     def close(self) -> None:
         """Stop everything."""

@@ -11,8 +11,6 @@ import signal
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,11 +18,10 @@ from pathlib import Path
 
 from core.doorbell import QUEUE, TASK, celery_app
 from core.mailbox import key
-from ops import localstack
 from ops.supervisor import Program, Supervisor
 from tests.fault.suite.books import PARTITIONS
 from tests.fault.suite.rigged import Rig
-from tests.support.processes import children_of, python_program, sweeper_program, worker_program
+from tests.support.processes import answers, children_of, python_program, sweeper_program, worker_program
 from tests.support.proxy import Proxy
 from tests.support.stack import Deployment
 from tests.support.waiting import until
@@ -56,16 +53,7 @@ class Stage:
         self.deployment = deployment
         self.folder = folder
         self.pool = pool
-        port = localstack.free_port()
-        self.url = f"http://{localstack.HOST}:{port}"
-        metrics = folder / "metrics"
-        metrics.mkdir()
-        self._environment = {
-            **deployment.environment,
-            "AFORO_PORT": str(port),
-            "AFORO_METRICS_DIR": str(metrics),
-            **{f"AFORO_{name.upper()}": value for name, value in settings.items()},
-        }
+        self.url, self._environment = deployment.at_an_address(folder / "metrics", **settings)
         redis_url = deployment.redis_url
         self._environment["AFORO_BROKER_URL"] = broker_proxy.in_place_of(redis_url) if broker_proxy else redis_url
         if redis_proxy is not None:
@@ -120,11 +108,7 @@ class Stage:
 
     def is_ready(self) -> bool:
         """Whether /readyz says so."""
-        try:
-            with urllib.request.urlopen(f"{self.url}/readyz", timeout=5) as answer:
-                return answer.status == 200
-        except (OSError, urllib.error.HTTPError):
-            return False
+        return answers(f"{self.url}/readyz")
 
     def pid(self, name: str) -> int | None:
         """The pid of a program: of gunicorn's or the worker's first process, or the sweeper; None while it is not there."""
