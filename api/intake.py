@@ -35,7 +35,7 @@ from core.keys import ANYBODY, MANAGE, Caller
 from core.limits import Verdict
 from core.model import CANCEL, RESERVE, Arguments, Job
 from core.projections import counts_as_it_is
-from core.service import of_the_same_request
+from core.submit import of_the_same_request
 
 log = logging.getLogger(__name__)
 

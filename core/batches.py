@@ -12,7 +12,7 @@ from core.errors import IdempotencyKeyReused, InvalidFields
 from core.grouping import Grouped
 from core.model import Arguments, Frozen, Job, batch_hash, batch_id, body_hash
 from core.queries import BatchView, Queries
-from core.service import Submit
+from core.submit import Submit
 from core.threads import Threads
 from core.unknown import Unknown
 

@@ -42,13 +42,14 @@ from core.recheck import Recheck
 from core.repartition import Repartition
 from core.rounds import Rounds
 from core.scrub import Scrub
-from core.service import Drain, Submit
+from core.service import Drain
 from core.settings import Settings
 from core.settle import Settle
 from core.shutter import Shutter
 from core.signins import SignIns, of_token
 from core.store import Store, create_engine
 from core.streams import Feed, Streams, no_prefix, prefix_of_job, prefix_of_session
+from core.submit import Submit
 from core.threads import READING, WRITING, Threads
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""The two use cases: `Drain` applies a partition's commands (worker), `Submit` takes a command in (API).
+"""The worker's use case: `Drain` applies what waits in a partition's mailbox, decided batch by batch, each in one transaction.
 
-Both speak to ports (`Protocol`s), not to drivers, so that a test can place a fault exactly; bootstrap wires the real ones.
+It speaks to ports (`Protocol`s), not to drivers, so that a test can place a fault exactly; bootstrap wires the real ones. The
+API's use case is core/submit.py.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -18,10 +19,8 @@ from core import telemetry
 from core.applied import Applied, Share
 from core.crashpoints import is_armed, reach
 from core.decide import FREEING, Decision, PersonKey, State, decide, may_demote
-from core.door import MaybeForgotten, Receipt, draft_job
 from core.entries import Entry, Unreadable
-from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
-from core.grouping import Waiter
+from core.errors import Unavailable
 from core.mailbox import BATCH, NO_MARKS, PORTION, PORTION_LIMIT, Publication, Sending, Sight, Taken
 from core.model import (
     CANCEL,
@@ -37,9 +36,6 @@ from core.model import (
     Reservation,
     ReserveArguments,
     Session,
-    body_hash,
-    keyed_job_id,
-    new_job_id,
     people_of,
     replay_id,
 )
@@ -49,7 +45,6 @@ from core.waitlist import WaitlistNeed, Window
 log = logging.getLogger(__name__)
 
 DEATHS_TO_QUARANTINE = 3
-DOOR_ATTEMPTS = 4
 DRAIN_SECONDS = 0.1  # then the next partition gets its turn
 AHEAD_SECONDS = 1.0  # so old may be what was taken before the lock: it must not outlive the ledger's rows of it (`aforo prune`)
 NEVER = sys.maxsize
@@ -394,86 +389,3 @@ def _at(command: Command, position: int) -> Command:
 def _set_aside(entry: Entry) -> Unreadable:
     content = msgspec.json.encode(entry.command)
     return Unreadable(entry.stream_id, f"there is no session {entry.command.session_id}", content)
-
-
-class DoorPort(Protocol):
-    """See core.door.Door."""
-
-    def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
-    def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None: ...
-    def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> Awaitable[list[Receipt | Exception]]: ...
-
-
-class Submit:
-    """Takes one command in: gives it its job id, passes it through the door, loads the session's head where it is cold."""
-
-    def __init__(
-        self,
-        door: DoorPort,
-        load_head: Callable[[int], Awaitable[bool]],
-        recall: Callable[[str], Awaitable[Job | None]],
-        secret: bytes,
-    ) -> None:
-        """`load_head(session_id)` puts the head into Redis; False when there is no such session. `recall(job_id)` looks into the
-        ledger."""
-        self._door = door
-        self._load_head = load_head
-        self._recall = recall
-        self._secret = secret
-
-    def draft(self, kind: str, session_id: int, arguments: Arguments, client: str, idempotency_key: str | None) -> Job:
-        """The job that this request will be. The same key from the same client names the same job."""
-        key = idempotency_key
-        job_id = new_job_id(session_id) if key is None else self.job_id(kind, session_id, client, key)
-        return draft_job(job_id, kind, session_id, client, body_hash(arguments))
-
-    def job_id(self, kind: str, session_id: int, client: str, idempotency_key: str) -> str:
-        """The job that this key names."""
-        return keyed_job_id(self._secret, client, session_id, kind, idempotency_key)
-
-    async def __call__(self, draft: Job, arguments: Arguments, keyed: bool = False) -> Receipt:
-        """Accept the command; when this returns it is durable. `keyed`: its job id follows from a key, so it may be a repeat.
-
-        Raises UnknownSession, QueueFull, Unavailable, IdempotencyKeyReused.
-        """
-        for _ in range(DOOR_ATTEMPTS):
-            try:
-                receipt = await self._door.accept(draft, arguments, keyed)
-            except UnknownSession:
-                if not await self._load_head(draft.session_id):
-                    raise
-                continue
-            except MaybeForgotten:
-                job = await self._recall(draft.id)
-                if job is None:
-                    keyed = False
-                    continue
-                receipt = Receipt(job, True, 0, 0.0, None)
-            return of_the_same_request(receipt, draft)
-        raise Unavailable
-
-    def post(self, draft: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None:
-        """One attempt, without waiting: `waiter` is told what the door says. On UnknownSession and MaybeForgotten nothing is
-        accepted, and to call this object is the way to go on; else the receipt is for `of_the_same_request` to judge."""
-        self._door.post(draft, arguments, keyed, waiter)
-
-    async def all(self, asked: Sequence[tuple[Job, Arguments]]) -> list[Receipt]:
-        """The same for many commands together, whose ids follow from keys. If one is refused that is raised, and others may be
-        accepted."""
-        answers = await self._door.accept_all(asked, keyed=True)
-        receipts: list[Receipt] = []
-        for (draft, arguments), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, (UnknownSession, MaybeForgotten)):
-                receipts.append(await self(draft, arguments, keyed=True))
-            elif isinstance(answer, Exception):
-                raise answer
-            else:
-                receipts.append(of_the_same_request(answer, draft))
-        return receipts
-
-
-def of_the_same_request(receipt: Receipt, draft: Job) -> Receipt:
-    """Raises IdempotencyKeyReused if the key names a job that asked for something else."""
-    if receipt.known and receipt.job.body_hash not in (draft.body_hash, ""):  # none is kept of who was forgotten
-        raise IdempotencyKeyReused
-    return receipt

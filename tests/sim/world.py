@@ -24,7 +24,8 @@ from core.mailbox import Mailbox
 from core.model import Arguments, Job, Session, partition_of_session
 from core.numbering import Incident
 from core.projections import Projections
-from core.service import Drain, Submit
+from core.service import Drain
+from core.submit import Submit
 from tests.sim.postgres_in_memory import MemoryStore
 from tests.sim.redis_in_memory import AsyncMemoryRedis, MemoryRedis
 from worker.sweeper import sweep

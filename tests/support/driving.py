@@ -21,8 +21,8 @@ from core.mailbox import connect_async, key
 from core.model import CANCEL, OF_ANOTHER, RESERVE, Arguments, CancelArguments, Job, ReserveArguments, partition_of_session
 from core.projections import Projections
 from core.queries import Queries
-from core.service import Submit
 from core.store import create_engine
+from core.submit import Submit
 from core.transaction import JOBS_BY_ID, job_of
 from ops import verify
 from tests.support.heads import head_in
