@@ -143,6 +143,13 @@ def test_every_module_says_what_it_owns(path: Path) -> None:
     assert ast.get_docstring(tree), name_of(path)
 
 
+@pytest.mark.parametrize("package", ["api", "core", "ops"])
+def test_the_layout_names_every_module(package: str) -> None:
+    layout = (ROOT / "ARCHITECTURE.md").read_text("utf-8").partition("```\n")[2].partition("```")[0]
+    (part,) = re.findall(rf"^{package}/ .*\n(?:  .*\n)*", layout, re.MULTILINE)
+    assert {path.name for path in (ROOT / package).glob("[a-z]*.py")} - set(re.findall(r"\w+\.py", part)) == set()
+
+
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_every_public_function_and_class_says_what_it_does(path: Path) -> None:
     if "versions" in path.parts:
