@@ -38,7 +38,7 @@ MET = {
     ("GET /api/jobs/{job}", 200),
     ("GET /api/reservations/{reservation}", 200),
 }
-WALKS_MAX = 4
+WALKS_MAX = 8
 
 
 def fuzzing(examples: int, always_the_same: bool = True) -> settings:
@@ -75,7 +75,8 @@ def test_whatever_is_sent_is_answered_as_written(case: schemathesis.Case, target
 class Walk(CHOSEN.as_state_machine()):  # type: ignore[misc]
     """Goes from answer to request along the links, with what the answers say: a session is created, people reserve in it, ...
 
-    What is made up as a right request is made a plausible one: in a session that there is, for people who come again.
+    What is made up as a right request is made a plausible one: in a session that there is, for people who come again, of a
+    reservation that somebody holds.
     """
 
     url: str
@@ -83,16 +84,19 @@ class Walk(CHOSEN.as_state_machine()):  # type: ignore[misc]
 
     def setup(self) -> None:
         with Api(self.url) as api:
-            self._session = api.new_session(capacity=2, waitlist_capacity=2)
+            self._session = api.new_session(capacity=3, waitlist_capacity=2)
+            held = api.reserve(self._session, person("dee")).json()["reservation"]
         self._people = itertools.cycle([{**person(name), "seats": 1} for name in ("ana", "bo", "cy")])
         self._created = {self._session}
-        self._tokens: dict[int, str] = {}
+        self._tokens: dict[int, str] = {held["id"]: held["manage_token"]}
 
     def before_call(self, case: schemathesis.Case) -> None:
         parameters, body = case.path_parameters or {}, case.body
         if case.meta.generation.mode.is_positive:
             if "session" in parameters and parameters["session"] not in self._created:
                 parameters["session"] = self._session
+            if "reservation" in parameters and parameters["reservation"] not in self._tokens:
+                parameters["reservation"] = next(reversed(self._tokens))
             if case.operation.label == "POST /api/sessions/":
                 body |= {**SESSION, "opens_at": None, "closes_at": None}
             elif case.operation.label.endswith(("/reserve/", "/cancel/")):
