@@ -284,7 +284,12 @@ def _copied(postgres_home: Path, valkey_server: Path) -> tuple[Path, Path]:
             shutil.copytree(beside, making / beside.name)
         shutil.copy(valkey_server, making)
         making.chmod(0o755)
-        making.rename(site)
+        try:
+            making.rename(site)
+        except OSError:
+            if not site.exists():
+                raise
+            shutil.rmtree(making)  # somebody else has just made the same
     return site / postgres_home.parent.name / postgres_home.name, site / valkey_server.name
 
 
