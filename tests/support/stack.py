@@ -109,7 +109,7 @@ class Servers:
         """A new migrated database, and a Redis database that nobody else has, empty. Give it back with `drop`."""
         name = f"aforo_{next(_names)}"
         self._admin(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        found = self._deployment(name, self._free.pop())
+        found = self._deployment(name, self._free.pop(0))  # given back longest ago: whoever had it is gone by now
         found.redis().flushdb()
         if first_key is not None:
             migrations.upgrade(found.settings(owner_url=found.owner_url, first_key=first_key))
