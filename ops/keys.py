@@ -69,7 +69,7 @@ def list_keys(as_json: AsJson = False, data_dir: DataDir = DATA_DIR) -> None:
         print(json.dumps(rows))
         return
     names = ("id", "client", "scopes", "state", "created", "expires")
-    show_table(names, [tuple(" ".join(row[n]) if n == "scopes" else row[n] or "" for n in names) for row in rows])
+    show_table(names, [_cells(row) for row in rows])
 
 
 @app.command("revoke")
@@ -130,6 +130,12 @@ def _row(key: Key) -> dict[str, Any]:
         "created": _when(key.created_at),
         "expires": None if key.expires_at is None else _when(key.expires_at),
     }
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """For people: times to the minute, as sessions show theirs."""
+    times = [(row[name] or "")[:16].replace("T", " ") for name in ("created", "expires")]
+    return row["id"], row["client"], " ".join(row["scopes"]), row["state"], *times
 
 
 def _state(key: Key) -> str:

@@ -66,6 +66,8 @@ def test_keys_are_made_listed_and_revoked_from_the_shell(run: Run) -> None:
     key_id, secret = made.stdout.strip().split("_")[1:]
     assert (len(secret), secret in made.stderr) == (64, False)
     (row,) = [row for row in json.loads(run("keys", "list", "--json").stdout) if row["id"] == key_id]
+    (shown,) = [line.split() for line in run("keys", "list").stdout.splitlines() if line.startswith(key_id)]
+    assert shown[1:7] == ["shop", "read", "reserve", "valid", row["created"][:10], row["created"][11:16]]
     assert (row["client"], row["scopes"], row["state"], row["expires"] > row["created"]) == (
         "shop",
         ["read", "reserve"],
