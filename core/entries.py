@@ -9,8 +9,9 @@ scripts take it apart.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -57,6 +58,25 @@ class _Reserve(msgspec.Struct, frozen=True, gc=False, array_like=True):
     seats: int
 
 
+class _Usual(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    """The entry of nearly every command, with nothing in it that would have to be looked at twice: see `_read_at_once`."""
+
+    format: Literal[2]
+    kind: Literal["reserve"]
+    session_id: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)]
+    job_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    client: str
+    body_hash: bytes
+    arguments: _UsualReserve
+
+
+class _UsualReserve(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
+    name: str
+    email: str
+    email_key: str | None
+    seats: Annotated[int, msgspec.Meta(ge=0, le=SEATS_MAX)]
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """A mailbox entry that is no command; set aside at once, with what it held."""
@@ -66,8 +86,7 @@ class Unreadable:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Frozen):
     """A command with the mailbox entry it came in."""
 
     stream_id: str
@@ -86,6 +105,7 @@ def encode_command(kind: str, session_id: int, job_id: str, client: str, fingerp
 _encode = msgspec.msgpack.Encoder().encode
 _posted = msgspec.msgpack.Decoder(Posted)
 _reserve = msgspec.msgpack.Decoder(_Reserve)
+_usual = msgspec.msgpack.Decoder(_Usual)
 _arguments = {kind: msgspec.msgpack.Decoder(shape) for kind, shape in ARGUMENTS_OF.items()}
 
 
@@ -116,6 +136,37 @@ def _text(packed: Any) -> str:
     if isinstance(packed, str):
         return packed
     raise ValueError("a fingerprint is bytes or text")
+
+
+def decode_entries(rows: Iterable[tuple[bytes, list[bytes]]]) -> list[Entry | Unreadable]:
+    """What was read of a mailbox: `decode_entry` of each, which most of them do not need."""
+    found: list[Entry | Unreadable] = []
+    for name, flat in rows:
+        stream_id = name.decode()
+        entry = _read_at_once(stream_id, flat)
+        if entry is None:
+            entry = decode_entry(stream_id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        found.append(entry)
+    return found
+
+
+def _read_at_once(stream_id: str, flat: list[bytes]) -> Entry | None:
+    """The usual entry; None for any other, and for whatever could be wrong."""
+    if len(flat) != 4 or flat[0] != b"s" or flat[2] != b"c":
+        return None
+    try:
+        seq, accepted_at = int(flat[1]), int(stream_id.partition("-")[0])
+        usual = _usual.decode(flat[3])
+    except (ValueError, msgspec.MsgspecError):
+        return None
+    client, asked, packed_id = usual.client, usual.arguments, usual.job_id
+    name, email, email_key = asked.name, asked.email, asked.email_key
+    is_id = packed_id[6] >> 4 == 8 and packed_id[8] >> 6 == 2
+    if not (is_id and 0 < seq <= LARGEST and client.isprintable()) or "\0" in name or "\0" in email or "\0" in (email_key or ""):
+        return None
+    arguments = ReserveArguments(name, email, email if email_key is None else email_key, asked.seats)
+    job_id, body_hash = _job_id(packed_id), usual.body_hash.hex()
+    return Entry(stream_id, Command(job_id, usual.session_id, seq, RESERVE, arguments, client, body_hash, accepted_at))
 
 
 def decode_entry(stream_id: str, fields: dict[bytes, bytes]) -> Entry | Unreadable:

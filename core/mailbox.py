@@ -22,7 +22,7 @@ from redis.retry import Retry
 from core.cluster import AsyncCluster, Cluster
 from core.connections import client
 from core.crashpoints import reach
-from core.entries import Entry, Unreadable, decode_entry, encode_job, head_text
+from core.entries import Entry, Unreadable, decode_entries, encode_job, head_text
 from core.errors import Unavailable
 from core.exchange import Call, Exchange, Scripts, Sent, checked
 from core.model import CONFIGURE, Job, Session
@@ -190,9 +190,7 @@ def _place(stream_id: bytes) -> tuple[int, ...]:
 
 def _taken(suspect: bytes, near: bytes, rows: Sequence[Row], last: bytes) -> Taken:
     taken = Taken(suspect.decode(), near.decode(), [], [], (last or (rows[-1][0] if rows else b"")).decode())
-    for stream_id, flat in rows:
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        read = decode_entry(stream_id.decode(), fields)
+    for read in decode_entries(rows):
         (taken.entries if isinstance(read, Entry) else taken.unreadable).append(read)  # type: ignore[arg-type]
     return taken
 

@@ -336,9 +336,11 @@ _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abc
 
 def people_of(arguments: Arguments) -> tuple[str, ...]:
     """The e-mail keys of everybody a command names."""
+    if type(arguments) is ReserveArguments:  # nearly all
+        return (arguments.email_key,)
     if isinstance(arguments, GroupArguments):
         return tuple([person.email_key for person in arguments.people])
-    if isinstance(arguments, (ReserveArguments, CancelArguments, AmendArguments)):
+    if isinstance(arguments, (CancelArguments, AmendArguments)):
         return (arguments.email_key,)
     return ()
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from core.model import REPLAY, Command, Job, Reservation, Session, replay_id
+from core.model import REPLAY, Command, Frozen, Job, Reservation, Session, replay_id
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Frozen):
     """What the ledger says of a job it already holds."""
 
     job_id: str

@@ -20,9 +20,14 @@ _json = msgspec.json.Encoder().encode
 
 def reservation_line(r: Reservation) -> str:
     """A line of COPY_RESERVATIONS."""
-    fields = (r.id, r.session_id, _text(r.name), _text(r.email), _text(r.email_key), r.seats, r.status, r.seq, _text(r.client))
-    times = f"\t{time_text(r.created_at)}\t{time_text(r.cancelled_at)}\t{_or_null(r.rank)}\t{time_text(r.checked_in_at)}\n"
-    return "\t".join(map(str, fields)) + times
+    name, email, email_key, client = r.name, r.email, r.email_key, r.client
+    if not _is_plain(f"{name}{email}{email_key}{client}"):
+        name, email, email_key, client = map(_text, (name, email, email_key, client))
+    cancelled_at, checked_in_at = time_text(r.cancelled_at), time_text(r.checked_in_at)
+    return (
+        f"{r.id}\t{r.session_id}\t{name}\t{email}\t{email_key}\t{r.seats}\t{r.status}\t{r.seq}\t{client}"
+        f"\t{time_text(r.created_at)}\t{cancelled_at}\t{_or_null(r.rank)}\t{checked_in_at}\n"
+    )
 
 
 def job_line(v: Verdict, batch: int, applied_at: str) -> str:
@@ -108,7 +113,14 @@ def columns(rows: Sequence[Any], *names: str) -> tuple[list[Any], ...]:
     return tuple([getattr(row, name) for row in rows] for name in names)
 
 
+def _is_plain(value: str) -> bool:
+    """Whether there is nothing in it that COPY would read as something else."""
+    return value.isprintable() and "\\" not in value
+
+
 def _text(value: str) -> str:
+    if _is_plain(value):
+        return value
     if "\\" in value or "\t" in value or "\n" in value or "\r" in value:
         value = value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
     return value

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.entries import Entry, Unreadable, begin_job, decode_entry, decode_job, encode_command, encode_job
+from core import entries
+from core.entries import (
+    Entry,
+    Unreadable,
+    begin_job,
+    decode_entries,
+    decode_entry,
+    decode_job,
+    encode_command,
+    encode_job,
+)
 from core.model import (
     JOB_FORMAT,
     RESERVE,
@@ -80,6 +90,63 @@ def test_whatever_lies_in_a_mailbox_is_read_or_set_aside(fields: dict[bytes, byt
     assert isinstance(decode_entry("1-1", fields), (Entry, Unreadable))
 
 
+OLD_ID = "83dcefb7-942c-8ce8-801c-6505330e457b"
+USUAL = (2, RESERVE, 7, bytes.fromhex(new_job_id(7).replace("-", "")), "open", b"12345678", ("Ana", "ana@example.org", None, 1))
+OF_NO_VARIANT = bytes.fromhex(OLD_ID.replace("-", "").replace("801c", "c01c"))
+ODD: list[list[object]] = [
+    [1, 3, None],
+    ["cancel", "dance", 7],
+    [0, -1, 2**63, "7", None],
+    [b"", bytes(16), b"x" * 15, b"x" * 17, "83dcefb7-942c-8ce8-801c-6505330e457b", b"\xff" * 16, 5, OF_NO_VARIANT],
+    ["", "a\nb", "\0", "Łukasz", 5],
+    [b"", "ff", "0123456789abcdef", "\n", 5],
+    [
+        ("Ana", "ana@example.org", "ANA", 20), ("", "", None, 0), ("\0", "a", None, 1), ("a", "\0", None, 1), ("a", "a", "\0", 1),
+        ("Ana", "a", None, 21), ("Ana", "a", None, -1), ("Ana", "a", None), ("Ana", "a", None, 1, 1), (5, "a", None, 1),
+        {"name": "Ana", "email": "a", "email_key": "a", "seats": 1}, {"email": "a", "email_key": "a"}, (), None,
+    ],
+]  # fmt: skip
+
+
+def reads_alike(flat: list[bytes], name: bytes = b"1900000000000-3") -> bool:
+    """Whether a mailbox that is read at once holds what its entry holds by itself."""
+    return decode_entries([(name, flat)]) == [decode_entry(name.decode(), dict(zip(flat[::2], flat[1::2], strict=True)))]
+
+
+@pytest.mark.parametrize("place", range(len(ODD)))
+def test_an_odd_entry_is_read_at_once_as_by_itself(place: int) -> None:
+    for odd in ODD[place]:
+        posted = [*USUAL[:place], odd, *USUAL[place + 1 :]]
+        assert reads_alike([b"s", b"12", b"c", msgspec.msgpack.encode(posted)]), odd
+
+
+def test_an_entry_with_other_fields_is_read_at_once_as_by_itself() -> None:
+    content = msgspec.msgpack.encode(USUAL)
+    for flat in ([b"c", content, b"s", b"12"], [b"s", b"12", b"x", content], [b"x", b"12", b"c", content], [b"s", b"12"], []):
+        assert reads_alike(flat), flat
+
+
+@given(st.data())
+def test_whatever_lies_in_a_mailbox_is_read_at_once_as_by_itself(data: st.DataObject) -> None:
+    posted: list[object] = list(USUAL)
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(ODD) - 1))
+        posted[place] = data.draw(st.sampled_from(ODD[place]))
+    seq = data.draw(st.sampled_from([b"12", b"12", b"0", b"-1", b"x", b"", b"9" * 30]))
+    content = msgspec.msgpack.encode(data.draw(st.sampled_from([posted, posted, posted[:-1], [*posted, "more"]])))
+    content += data.draw(st.sampled_from([b"", b"", b"", b"x"]))
+    name = data.draw(st.sampled_from([b"1900000000000-3", b"1-0"]))
+    assert reads_alike([b"s", seq, b"c", content], name)
+
+
+def test_the_usual_entry_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "decode_entry", None)
+    wanted = ReserveArguments("Ana", "ANA@example.org", "ana@example.org", 3)
+    rows = [encode_command(RESERVE, 7, new_job_id(7), "open", "0123456789abcdef", one) for one in (ANA, wanted)]
+    found = decode_entries([(b"5-3", [b"s", b"12", b"c", row]) for row in rows])
+    assert [entry.command.arguments for entry in found if isinstance(entry, Entry)] == [ANA, wanted]
+
+
 @pytest.mark.parametrize(
     "job",
     [
@@ -99,8 +166,6 @@ def test_a_record_is_completed_by_two_numbers() -> None:
     job = Job(JOB_FORMAT, new_job_id(1), RESERVE, 1, "open", "0123456789abcdef", 2**40, 1_900_000_000_000)
     assert begin_job(job) + msgspec.msgpack.encode(job.seq) + msgspec.msgpack.encode(job.accepted_at) == encode_job(job)
 
-
-OLD_ID = "83dcefb7-942c-8ce8-801c-6505330e457b"
 
 
 def test_a_job_of_the_release_before_is_still_read() -> None:
