@@ -6,16 +6,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from core.errors import IdempotencyKeyReused, InvalidFields
 from core.grouping import Grouped
 from core.model import Arguments, Frozen, Job, batch_hash, batch_id, body_hash
 from core.queries import BatchView, Queries
+from core.store import SentBatch
 from core.submit import Submit
 from core.threads import Threads
 from core.unknown import Unknown
 
+WRITTEN_AT_ONCE: Final = 32  # batches in one transaction
 LOOK_UP_LIMIT: Final = 256  # batches looked up in Postgres in one statement
 
 
@@ -89,6 +92,21 @@ class SubmitBatch:
         }
         if wrong:
             raise InvalidFields(wrong)
+
+
+class WrittenDown:
+    """Writes batches down: those of a moment in one transaction."""
+
+    def __init__(self, write: Callable[[Sequence[SentBatch]], list[tuple[str, datetime]]], threads: Threads) -> None:
+        self._threads = threads
+        self._grouped: Grouped[SentBatch, tuple[str, datetime]] = Grouped(partial(threads.write, write), WRITTEN_AT_ONCE)
+
+    async def __call__(
+        self, batch_id: str, client: str, fingerprint: str, atomic: bool, job_ids: Sequence[str]
+    ) -> tuple[str, datetime]:
+        """The fingerprint that is kept, and since when. Raises Unavailable."""
+        sent = SentBatch(batch_id, client, fingerprint, atomic, job_ids)
+        return await self._threads.in_time(self._grouped(sent))  # it may be behind one that waits
 
 
 class SentBatches:

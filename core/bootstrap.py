@@ -13,7 +13,7 @@ from celery import Celery
 
 from core import crashpoints, settings, telemetry
 from core.arrangement import Arrangements, SharedLook
-from core.batches import SentBatches, SubmitBatch
+from core.batches import SentBatches, SubmitBatch, WrittenDown
 from core.claims import Claims
 from core.door import Door
 from core.doorbell import Doorbell, celery_app
@@ -227,7 +227,8 @@ class ApiServices:
         self.jobs = Jobs(self.projections, queries, threads, look, loaded.job_ttl_seconds)
         self.batches = SentBatches(queries, threads)
         self.submit = Submit(door, heads.find, self.jobs.in_ledger, secret)
-        self.submit_batch = SubmitBatch(self.submit, partial(threads.write, self.store.found_batch), heads.known, secret)
+        write_down = WrittenDown(self.store.found_batches, threads)
+        self.submit_batch = SubmitBatch(self.submit, write_down, heads.known, secret)
         self.manage_token = partial(manage_token, secret)
         self.page_token = partial(page_token, secret)
         self._subscriber = connect_async(loaded.redis_url, max_connections=1)

@@ -6,9 +6,9 @@ Reads of concurrent requests share a round trip that begins after each of them a
 from __future__ import annotations
 
 import secrets
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import redis.asyncio
@@ -130,14 +130,18 @@ class Projections:
 
     async def are_known(self, session_ids: Sequence[int]) -> bool:
         """Whether Redis has the heads of all these sessions, each named once. Far less work than to read them."""
-        lanes: dict[int, list[str]] = defaultdict(list)
+        partitions = int(self._partitions)
+        asked: dict[int, list[Any]] = {}
         for session_id in session_ids:
-            partition = partition_of_session(session_id, self._partitions)
-            lanes[partition].append(key(partition, f"s:{session_id}"))
-        pipeline = self._client.pipeline(transaction=False)
-        for heads in lanes.values():
-            pipeline.exists(*heads)
-        return sum(await self._execute(pipeline)) == len(session_ids)
+            partition, name = _head_in(partitions, session_id)
+            asked.setdefault(partition, ["EXISTS"]).append(name)
+        try:
+            found = await self._client.exchange([tuple(words) for words in asked.values()])  # type: ignore[attr-defined]
+        except (RedisError, OSError) as exc:
+            raise Unavailable("Redis cannot be reached.") from exc
+        if wrong := [answer for answer in found if isinstance(answer, Exception)]:
+            raise Unavailable("Redis cannot be reached.") from wrong[0]
+        return sum(found) == len(session_ids)
 
     async def revoked(self, key_ids: Sequence[str]) -> set[str]:
         """Those of these keys that were revoked lately; see REVOKED_KEY."""
@@ -222,6 +226,13 @@ class Projections:
             return await pipeline.execute()
         except (RedisError, OSError) as exc:
             raise Unavailable("Redis cannot be reached.") from exc
+
+
+@lru_cache(maxsize=8192)
+def _head_in(partitions: int, session_id: int) -> tuple[int, str]:
+    """The partition of a session, and the key of its head."""
+    partition = partition_of_session(session_id, partitions)
+    return partition, key(partition, f"s:{session_id}")
 
 
 def _head(found: Sequence[bytes | None]) -> Head | None:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg2
@@ -32,8 +32,8 @@ from core.model import (
 )
 from core.numbering import Incident
 from core.pgerrors import READ_ONLY, translated
-from core.rows import incident_columns
-from core.transaction import INSERT_INCIDENTS, Batch, opened
+from core.rows import array, incident_columns, texts
+from core.transaction import INSERT_INCIDENTS, Batch, opened, plain_cursor
 
 # What a session has whose creator says nothing of it.
 UNLIMITED: dict[str, Any] = {
@@ -81,10 +81,14 @@ WHERE id IN (SELECT id FROM reservations WHERE session_id = %s AND status <> 'ca
 
 TIDIED = "UPDATE sessions SET untidy = false WHERE id = %s"
 
-INSERT_BATCH = """
-INSERT INTO batches (id, client, body_hash, atomic, job_ids) VALUES (%s, %s, %s, %s, %s::uuid[]) ON CONFLICT DO NOTHING"""
-
-BATCH_AS_SENT = "SELECT body_hash, created_at FROM batches WHERE id = %s"
+# Both in one round trip and one transaction. The second sees what others wrote meanwhile, which the first left alone.
+BATCHES_AS_SENT = """
+INSERT INTO batches (id, client, body_hash, atomic, job_ids)
+SELECT id, client, body_hash, atomic, job_ids::uuid[]
+FROM unnest(%(ids)s::uuid[], %(clients)s::text[], %(hashes)s::text[], %(atomic)s::bool[], %(job_ids)s::text[])
+  AS w(id, client, body_hash, atomic, job_ids)
+ON CONFLICT DO NOTHING;
+SELECT id::text, body_hash, created_at FROM batches WHERE id = ANY(%(ids)s::uuid[])"""
 
 INSERT_SESSION = """
 INSERT INTO sessions (title, description, location, start_time, end_time, capacity, waitlist_capacity, waitlist_policy,
@@ -150,6 +154,16 @@ def _leave_read_only(context: Any) -> None:
         context.is_disconnect = True
 
 
+class SentBatch(NamedTuple):
+    """A batch as it is kept: the jobs of its commands in their order."""
+
+    id: str
+    client: str
+    fingerprint: str
+    atomic: bool
+    job_ids: Sequence[str]
+
+
 class Store:
     """The writing side of Postgres."""
 
@@ -195,14 +209,20 @@ class Store:
                 connection.exec_driver_sql(TIDIED, (row[0],))
             return 1
 
-    def found_batch(
-        self, batch_id: str, client: str, fingerprint: str, atomic: bool, job_ids: Sequence[str]
-    ) -> tuple[str, datetime]:
-        """Write down a batch, unless it is there already. The fingerprint of the one that is there, and since when."""
-        with translated(), self._connection() as connection, connection.begin():
-            connection.exec_driver_sql(INSERT_BATCH, (batch_id, client, fingerprint, atomic, "{" + ",".join(job_ids) + "}"))
-            fingerprint, created_at = connection.exec_driver_sql(BATCH_AS_SENT, (batch_id,)).one()
-            return fingerprint, created_at
+    def found_batches(self, sent: Sequence[SentBatch]) -> list[tuple[str, datetime]]:
+        """Write down batches, each unless it is there already. The fingerprint of the one that is there, and since when."""
+        rows = sorted(sent)  # in one order, so that nobody who writes the same waits for who waits for them
+        values = {
+            "ids": array([row.id for row in rows]),
+            "clients": texts([row.client for row in rows]),
+            "hashes": texts([row.fingerprint for row in rows]),
+            "atomic": array([row.atomic for row in rows]),
+            "job_ids": texts([array(row.job_ids) for row in rows]),
+        }
+        with translated(), plain_cursor(self._engine) as cursor:
+            cursor.execute(BATCHES_AS_SENT, values)
+            found = {batch_id: (fingerprint, created_at) for batch_id, fingerprint, created_at in cursor.fetchall()}
+        return [found[row.id] for row in sent]
 
     def record_incident(self, incident: Incident, partition: int) -> None:
         """Write down an incident that the API noticed."""

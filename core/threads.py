@@ -4,7 +4,7 @@ commit may wait for a standby and is to keep nobody from reading."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -28,9 +28,12 @@ class Threads:
         return await asyncio.get_running_loop().run_in_executor(self._reading, call, *arguments)
 
     async def write(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """The same for one that commits. Its commit may wait for a standby for as long as that is away: then this raises
-        Unavailable, and what it wrote may yet come."""
-        under_way = asyncio.get_running_loop().run_in_executor(self._writing, call, *arguments)
+        """The same for one that commits. Raises as `in_time` does."""
+        return await self.in_time(asyncio.get_running_loop().run_in_executor(self._writing, call, *arguments))
+
+    async def in_time(self, under_way: Awaitable[Result]) -> Result:
+        """Wait for something that commits. That may wait for a standby for as long as it is away: then this raises Unavailable,
+        and what was to be written may yet come."""
         try:
             return await asyncio.wait_for(under_way, WRITE_SECONDS)
         except TimeoutError as exc:

@@ -168,7 +168,7 @@ SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::bytea[]) ON CONFLICT
 def opened(engine: Engine, partitions: Sequence[int], ahead: Sequence[Command]) -> Iterator[Batch | None]:
     """One transaction under the locks of those of these partitions that nobody else has; None if there are none. Commits at the
     end, rolls back on any error. With all of the locks, what the commands `ahead` need is loaded at once."""
-    with _cursor(engine) as cursor:
+    with plain_cursor(engine) as cursor:
         cursor.execute(BEGIN_BATCH, (LOCK_NAMESPACE, array(partitions), *_wanted(ahead)))
         ((locked, now, *found),) = cursor.fetchall()
         if not locked:
@@ -183,7 +183,7 @@ def opened(engine: Engine, partitions: Sequence[int], ahead: Sequence[Command]) 
 
 
 @contextmanager
-def _cursor(engine: Engine) -> Iterator[Any]:
+def plain_cursor(engine: Engine) -> Iterator[Any]:
     """Of a connection that begins and ends nothing by itself, since that would be round trips of its own."""
     connection = engine.raw_connection()
     driver: Any = connection.dbapi_connection

@@ -20,6 +20,7 @@ from core.finding import SessionSearch
 from core.mailbox import key
 from core.model import CANCEL_SESSION, CONFIGURE, RESERVE, ConfigureArguments, NoArguments
 from core.queries import SessionView
+from core.store import SentBatch
 from tests.fault.test_histories import commands
 from tests.support.driving import KILLED, Driver, person, together
 from tests.support.erasing import AGE, end, in_a_process, owner, prune, working
@@ -221,7 +222,7 @@ def batch(driver: Driver, wanted: list[Wanted], name: str) -> None:
     """Send a batch."""
 
     async def write_down(*values: object) -> tuple[str, datetime]:
-        return driver.worker.store.found_batch(*values)  # type: ignore[arg-type]
+        return driver.worker.store.found_batches([SentBatch(*values)])[0]  # type: ignore[arg-type]
 
     async def known_sessions(ids: Sequence[int]) -> set[int]:
         return {session_id for session_id in ids if await driver._load_head(session_id)}

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
 
+from core.model import batch_id, new_job_id
+from core.store import SentBatch, Store, create_engine
 from tests.support.http import Api, person
+from tests.support.stack import Deployment
+
+_numbers = itertools.count()
 
 
 def send(api: Api, commands: list[Any], key: str, wait: int | None = 20, **more: Any) -> httpx.Response:
@@ -114,3 +121,19 @@ def test_an_unknown_batch_is_404(api: Api) -> None:
     for name in ("x", "00000000-0000-8000-8000-000000000000"):
         answer = api.get(f"/api/batches/{name}")
         assert (answer.status_code, answer.json()["code"]) == (404, "batch_not_found")
+
+
+def test_batches_of_a_moment_are_written_down_together_and_each_as_it_was_first_sent(deployment: Deployment) -> None:
+    store = Store(create_engine(deployment.settings().database_url, 1))
+    one, other = (SentBatch(new_batch_id(), "open", name, False, [new_job_id(7)] * 3) for name in ("one", "other"))
+    again, quoted = one._replace(fingerprint="two", client="shop"), other._replace(id=new_batch_id(), client='a "b" \\c {d},')
+    first = store.found_batches([other, one, again])
+    assert [fingerprint for fingerprint, _ in first] == ["other", "one", "one"]
+    assert store.found_batches([again, quoted, other]) == [first[1], (quoted.fingerprint, ANY), first[0]]
+    rows = deployment.sql("SELECT id::text, client, body_hash, atomic, job_ids::text[] FROM batches")
+    assert sorted(SentBatch(*row) for row in rows) == sorted([one, other, quoted])
+    store.dispose()
+
+
+def new_batch_id() -> str:
+    return batch_id(b"secret", "open", str(next(_numbers)))
