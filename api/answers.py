@@ -88,6 +88,15 @@ def job_answer(
     )
 
 
+def queued_text(job: Job) -> str:
+    """A queued job as JSON, of which nothing is told but itself: what `job_answer` says, for many jobs."""
+    return (
+        f'{{"id":"{job.id}","kind":"{job.kind}","session_id":{job.session_id},"seq":{job.seq},"status":"queued","outcome":null,'
+        '"detail":null,"ahead":null,"eta_seconds":null,"forecast":null,"reservation":null,"reservations":null,'
+        f'"renumbered":false,"accepted_at":"{when_ms(job.accepted_at)}","applied_at":null}}'
+    )
+
+
 def _held(one: JobReservation, token: Callable[[int], str], position: int | None) -> HeldAnswer:
     return HeldAnswer(one.id, one.session, one.status, one.seats, position, token(one.id))
 

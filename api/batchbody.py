@@ -8,7 +8,17 @@ from typing import Any, Literal
 import falcon.asgi
 import msgspec
 
-from api.bodies import BatchBody, CancelBody, ReserveBody, cancel_arguments, parse, read_bytes, reserve_arguments, wrong_fields
+from api.bodies import (
+    BatchBody,
+    CancelBody,
+    ReserveBody,
+    cancel_arguments,
+    parse,
+    person_arguments,
+    read_bytes,
+    reserve_arguments,
+    wrong_fields,
+)
 from core.batches import Wanted
 from core.errors import InvalidFields
 from core.model import GROUP_MAX, RESERVE, Arguments
@@ -39,7 +49,11 @@ _sound_batch = msgspec.json.Decoder(_SoundBatch)
 
 async def read_batch(req: falcon.asgi.Request) -> BatchBody:
     """The body as a batch, whose commands may be wrong yet: see batch_commands. Raises as read_body does."""
-    body = await read_bytes(req, BATCH_BYTES)
+    return decode_batch(await read_bytes(req, BATCH_BYTES))
+
+
+def decode_batch(body: bytes) -> BatchBody:
+    """The same of its bytes. Raises InvalidJson, InvalidFields."""
     try:
         return _sound_batch.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -55,7 +69,7 @@ def batch_commands(body: BatchBody, any_client: bool) -> list[Wanted]:
         raise InvalidFields({"commands": f"must be 1 to {BATCH_MAX} commands"})
     for index, found in enumerate(body.commands):
         try:
-            wanted.append(_batch_command(found, any_client))
+            wanted.append(_plain(found) or _batch_command(found, any_client))
         except InvalidFields as exc:
             wrong |= {f"commands[{index}]{'.' if name else ''}{name}": message for name, message in exc.fields.items()}
     if not wrong and body.atomic:
@@ -65,6 +79,19 @@ def batch_commands(body: BatchBody, any_client: bool) -> list[Wanted]:
     return wanted
 
 
+def _plain(found: Any) -> Wanted | None:
+    """The usual command, if nothing is wrong with it."""
+    if not isinstance(found, BatchCommand) or found.kind != RESERVE or not 1 <= found.session <= LARGEST_ID:
+        return None
+    name, seats = found.name, found.seats
+    if name is msgspec.UNSET:
+        return None
+    try:
+        return Wanted(RESERVE, found.session, person_arguments(name, found.email, 1 if seats is msgspec.UNSET else seats))
+    except ValueError:
+        return None
+
+
 def _batch_command(found: Any, any_client: bool) -> Wanted:
     try:
         command = found if isinstance(found, BatchCommand) else msgspec.convert(found, BatchCommand)
@@ -72,9 +99,6 @@ def _batch_command(found: Any, any_client: bool) -> Wanted:
         raise InvalidFields(wrong_fields(found, BatchCommand)) from None
     if not 1 <= command.session <= LARGEST_ID:
         raise InvalidFields({"session": "must be a session's id"})
-    if command.kind == RESERVE and command.name is not msgspec.UNSET:
-        seats = 1 if command.seats is msgspec.UNSET else command.seats
-        return Wanted(RESERVE, command.session, reserve_arguments(ReserveBody(command.name, command.email, seats)))
     given = {name: value for name in ("name", "email", "seats") if (value := getattr(command, name)) is not msgspec.UNSET}
     shape = ReserveBody if command.kind == RESERVE else CancelBody
     if wrong := wrong_fields(given, shape):

@@ -225,11 +225,18 @@ def clean(body: msgspec.Struct) -> dict[str, Any]:
 def reserve_arguments(body: ReserveBody) -> ReserveArguments:
     """A reserve body as the command's arguments. Raises InvalidFields."""
     try:
-        email, email_key = validation.email(body.email)
-        return ReserveArguments(validation.line(body.name, validation.NAME_MAX), email, email_key, validation.seats(body.seats))
+        return person_arguments(body.name, body.email, body.seats)
     except ValueError:
         clean(body)
         raise
+
+
+def person_arguments(name: str, email: str, seats: int = 1) -> ReserveArguments:
+    """The same from its fields. Raises ValueError for the first that is wrong."""
+    shown, email_key = validation.email(email)
+    return ReserveArguments(
+        validation.line(name, validation.NAME_MAX), shown, email_key, 1 if seats == 1 else validation.seats(seats)
+    )
 
 
 def cancel_arguments(body: CancelBody, any_client: bool) -> CancelArguments:

@@ -11,7 +11,8 @@ from typing import Final
 
 from core.errors import IdempotencyKeyReused, InvalidFields
 from core.grouping import Grouped
-from core.model import Arguments, Frozen, Job, batch_hash, batch_id, body_hash
+from core.lots import Wanted
+from core.model import Job, batch_hash, batch_id, body_hash
 from core.queries import BatchView, Queries
 from core.store import SentBatch
 from core.submit import Submit
@@ -20,14 +21,6 @@ from core.unknown import Unknown
 
 WRITTEN_AT_ONCE: Final = 32  # batches in one transaction
 LOOK_UP_LIMIT: Final = 256  # batches looked up in Postgres in one statement
-
-
-class Wanted(Frozen):
-    """One command of a batch."""
-
-    kind: str
-    session_id: int
-    arguments: Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +58,14 @@ class SubmitBatch:
     async def __call__(self, wanted: Sequence[Wanted], client: str, key: str, atomic: bool) -> BatchReceipt:
         """Accept them all. Raises InvalidFields (unknown sessions, by index), IdempotencyKeyReused, QueueFull, Unavailable."""
         await self._check_sessions(wanted)
-        drafts = [
-            self._submit.draft(one.kind, one.session_id, one.arguments, client, f"{key}#{index}")
-            for index, one in enumerate(wanted)
-        ]
-        asked = body_hash([(one.kind, one.session_id, draft.body_hash) for one, draft in zip(wanted, drafts, strict=True)])
+        lot = self._submit.lot(wanted, client, key)
+        asked = body_hash([(one.kind, one.session_id, found) for one, found in zip(wanted, lot.fingerprints, strict=True)])
         fingerprint = batch_hash(self._secret, asked)
         name = self.id_of(client, key)
-        kept, created_at = await self._write_down(name, client, fingerprint, atomic, [draft.id for draft in drafts])
+        kept, created_at = await self._write_down(name, client, fingerprint, atomic, lot.ids)
         if kept not in (fingerprint, ""):  # of earlier releases' batches none is kept
             raise IdempotencyKeyReused
-        receipts = await self._submit.all([(draft, one.arguments) for draft, one in zip(drafts, wanted, strict=True)])
+        receipts = await self._submit.all(lot)
         return BatchReceipt(name, atomic, created_at, all(r.known for r in receipts), [r.job for r in receipts])
 
     def id_of(self, client: str, key: str) -> str:

@@ -19,6 +19,7 @@ from core.crashpoints import reach
 from core.entries import SessionHead, begin_job, decode_job, encode_command, read_head
 from core.errors import QueueFull, Rearranging, Unavailable, Unconfirmed, UnknownSession
 from core.grouping import Grouped, Waiter
+from core.lots import Lot, Parcel
 from core.mailbox import BELL_MS, key, script
 from core.model import CANCEL, JOB_FORMAT, RESERVE, Arguments, Frozen, Job, partition_of_job
 from core.pressure import GROUP as GROUP_UNDER_PRESSURE
@@ -46,26 +47,35 @@ class Receipt(Frozen):
 
 
 class _Knock(NamedTuple):
+    """A command that comes alone; its answer is its receipt."""
+
     partition: int
+    words: tuple[str, str, bytes, bytes]  # its job's key, its session's, record, command
+    digits: str  # see core/lua/accept.lua
     job: Job
-    record: bytes
-    command: bytes
-    keyed: bool
-    is_shown: bool  # whether its receipt is to tell of its session
+
+
+class _Told(NamedTuple):
+    """The answer to a parcel: two values for each command, as the script gives them. `is_safe`: on the replicas' disks, too."""
+
+    answers: list[Any]
+    depth: int
+    pace: float
+    is_safe: bool
 
 
 class _Heads:
     """The heads that a call answered, each read when it is asked for."""
 
-    def __init__(self, sessions: Iterable[int], found: Sequence[bytes | None]) -> None:
-        """`sessions`: those of the call's commands; what was found of each is in the order in which they come up."""
+    def __init__(self, sessions: Iterable[str], found: Sequence[bytes | None]) -> None:
+        """`sessions`: the keys of those of the call's commands; what was found of each is in the order in which they come up."""
         self._found = dict(zip(dict.fromkeys(sessions), found, strict=True)) if found else {}
-        self._read: dict[int, SessionHead] = {}
+        self._read: dict[str, SessionHead] = {}
 
-    def of(self, session_id: int) -> SessionHead | None:
-        head = self._read.get(session_id)
-        if head is None and (text := self._found.get(session_id)) is not None:
-            head = self._read[session_id] = read_head(text).now
+    def of(self, session: str) -> SessionHead | None:
+        head = self._read.get(session)
+        if head is None and (text := self._found.get(session)) is not None:
+            head = self._read[session] = read_head(text).now
         return head
 
 
@@ -109,7 +119,7 @@ class Door:
         self._pressure = Pressure(enough, GROUP_LIMIT)
         self._strain = Strain()
         pause = self._pressure.pause_seconds
-        self._grouped: Grouped[_Knock, Receipt] = Grouped(self._accept, GROUP_LIMIT, pause, GROUP_UNDER_PRESSURE)
+        self._grouped: Grouped[_Knock | Parcel, Receipt | _Told] = Grouped(self._accept, GROUP_LIMIT, pause, GROUP_UNDER_PRESSURE)
 
     @property
     def is_crowded(self) -> bool:
@@ -138,24 +148,37 @@ class Door:
         """
         if self.is_full if job.kind in THE_MANY else self.is_crowded:
             raise QueueFull
-        return await self._grouped(self._knock(job, arguments, keyed, True))
+        return await self._grouped(self._knock(job, arguments, keyed))  # type: ignore[return-value]
 
     def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None:
         """The same without waiting, whether or not there is a crowd: `waiter` is told the receipt, or what `accept` raises."""
-        self._grouped.post(self._knock(job, arguments, keyed, True), waiter)
+        self._grouped.post(self._knock(job, arguments, keyed), waiter)
 
-    async def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> list[Receipt | Exception]:
-        """Accept many commands, each with its own answer: its receipt, without the session's head, or what `accept` raises."""
+    async def accept_all(self, lot: Lot) -> list[Receipt | Exception]:
+        """Accept many commands, whose ids follow from keys, each with its own answer: its receipt, without the session's head, or
+        what `accept` raises."""
         if self._grouped.together >= TOGETHER_MAX:
             raise QueueFull
-        knocks = [self._knock(job, arguments, keyed, False) for job, arguments in asked]
-        return await self._grouped.all(knocks)
+        parcels = lot.parcels(self._partitions)
+        places = [place for parcel in parcels for place in parcel.places]
+        receipts: list[Any] = [None] * len(lot)
+        done = 0
+        for count, told in await self._grouped.lots(parcels):
+            begun, done = done, done + count
+            own = places[begun:done]
+            found = [told] * count if isinstance(told, Exception) else _receipts(lot, own, told)  # type: ignore[arg-type]
+            for place, receipt in zip(own, found, strict=True):
+                receipts[place] = receipt
+        return receipts
 
-    def _knock(self, job: Job, arguments: Arguments, keyed: bool, is_shown: bool) -> _Knock:
+    def _knock(self, job: Job, arguments: Arguments, keyed: bool) -> _Knock:
         command = encode_command(job.kind, job.session_id, job.id, job.client, job.body_hash, arguments)
-        return _Knock(partition_of_job(job.id, self._partitions), job, begin_job(job), command, keyed, is_shown)
+        partition = partition_of_job(job.id, self._partitions)
+        prefix = key(partition, "")
+        words = (f"{prefix}job:{job.id}", f"{prefix}s:{job.session_id}", begin_job(job), command)
+        return _Knock(partition, words, "3" if keyed else "2", job)
 
-    async def _accept(self, knocks: Sequence[_Knock]) -> Sequence[Receipt | Exception]:
+    async def _accept(self, knocks: Sequence[_Knock | Parcel]) -> Sequence[Receipt | _Told | Exception]:
         if not self._replicas.are_there and not await self._are_replicas_back():
             return [Unavailable(TOO_FEW_REPLICAS)] * len(knocks)
         groups: dict[int, list[int]] = defaultdict(list)
@@ -166,27 +189,37 @@ class Door:
         self._pressure.took(time.monotonic() - started)
         receipts: list[Any] = [None] * len(knocks)
         for (partition, indexes), reply in zip(groups.items(), replies, strict=True):
-            if isinstance(reply, Exception):
-                refusal = Unavailable()
-                for index in indexes:
-                    receipts[index] = refusal
-                continue
-            depth, pace, rung, answers, found, before, grown = reply
-            self._pressure.note(partition, depth, pace)
-            if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
-                self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
-            heads = _Heads([knocks[index].job.session_id for index in indexes], found)
-            if rung:
-                reach("accepted")
-                self._ring(partition)
-            rate, answer = float(pace), iter(answers)
-            for index, first, second in zip(indexes, answer, answer, strict=True):
-                knock = knocks[index]
-                job, head = knock.job, heads.of(knock.job.session_id) if knock.is_shown else None
-                receipts[index] = _receipt(job, first, second, depth, rate, head)
+            heard = self._heard(partition, [knocks[index] for index in indexes], reply)
+            for index, receipt in zip(indexes, heard, strict=True):
+                receipts[index] = receipt
         if not self._replicas.are_there:
             return [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
         return receipts
+
+    def _heard(self, partition: int, knocks: Sequence[_Knock | Parcel], reply: Any) -> Sequence[Receipt | _Told | Exception]:
+        """What the answer to a partition's call says to each."""
+        if isinstance(reply, Exception):
+            return [Unavailable()] * len(knocks)
+        depth, pace, rung, answers, found, before, grown = reply
+        self._pressure.note(partition, depth, pace)
+        if self._replicas.are_there:  # what nobody was promised may be lost without an alarm
+            self._count(partition, before, grown)  # also when all were known: what accepted them may be unanswered
+        heads = _Heads((name for knock in knocks for name in knock.words[1::4]), found)
+        if rung:
+            reach("accepted")
+            self._ring(partition)
+        rate, at = float(pace), 0
+        heard: list[Receipt | _Told | Exception] = []
+        for knock in knocks:
+            if isinstance(knock, _Knock):
+                job, first, second = knock.job, answers[at], answers[at + 1]
+                heard.append(_receipt(job, first, second, depth, rate, heads.of(knock.words[1])))
+                at += 2
+            else:
+                end = at + 2 * len(knock)
+                heard.append(_Told(answers[at:end], depth, rate, self._replicas.are_there))
+                at = end
+        return heard
 
     async def _are_replicas_back(self) -> bool:
         try:
@@ -205,7 +238,7 @@ class Door:
             self._went_back(partition, told, before)
         self._totals[partition] = _Total(before + grown, time.monotonic())
 
-    async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+    async def _call_twice_at_most(self, groups: dict[int, list[int]], knocks: Sequence[_Knock | Parcel]) -> list[Any]:
         """Lost replies are asked for again: safe, since a job id that is known already is answered, not accepted."""
         try:
             replies = await self._call(groups, knocks)
@@ -226,19 +259,16 @@ class Door:
             replies[index] = reply
         return replies
 
-    async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock]) -> list[Any]:
+    async def _call(self, groups: dict[int, list[int]], knocks: Sequence[_Knock | Parcel]) -> list[Any]:
         if self._sha is None:
             self._sha = await self._client.script_load(self._source)
         calls: list[tuple[Any, ...]] = []
         for partition, indexes in groups.items():
-            digits = "".join(["0123"[knocks[index].keyed + 2 * knocks[index].is_shown] for index in indexes])
+            own = [knocks[index] for index in indexes]
             words: list[Any] = ["EVALSHA", self._sha, 1, key(partition, "mailbox"), self._max_queued, BELL_MS, self._who]
-            words += (TOTAL_SECONDS, self._told(partition), digits)
-            prefix = key(partition, "")
-            for index in indexes:
-                knock = knocks[index]
-                names = (f"{prefix}job:{knock.job.id}", f"{prefix}s:{knock.job.session_id}")
-                words += (*names, knock.record, knock.command)
+            words += (TOTAL_SECONDS, self._told(partition), "".join([knock.digits for knock in own]))
+            for knock in own:
+                words += knock.words
             calls.append(tuple(words))
         if self._replicas.wanted:
             calls += self._replicas.question()
@@ -256,7 +286,7 @@ def _may_be_lost(reply: Any) -> bool:
     return isinstance(reply, (NoScriptError, redis.ConnectionError, redis.TimeoutError, OSError))
 
 
-def _is_promise(receipt: Receipt | Exception) -> bool:
+def _is_promise(receipt: Receipt | _Told | Exception) -> bool:
     """Whether it says that something will be decided, not that it was."""
     return isinstance(receipt, Receipt) and receipt.job.outcome is None
 
@@ -267,6 +297,19 @@ def _receipt(
     if isinstance(first, int):
         return Receipt(_accepted(job, first, second), False, depth, pace, head)
     return _other_receipt(job.id, first, second, depth, pace, head)
+
+
+def _receipts(lot: Lot, places: Sequence[int], told: _Told) -> list[Receipt | Exception]:
+    """Of a parcel's commands, which stand at these places of the lot."""
+    answers, depth, pace, is_safe = told
+    answer = iter(answers)
+    receipts: list[Receipt | Exception] = []
+    for place, first, second in zip(places, answer, answer, strict=True):
+        if isinstance(first, int):
+            receipts.append(Receipt(lot.job(place, first, second), False, depth, pace, None))
+        else:
+            receipts.append(_other_receipt(lot.ids[place], first, second, depth, pace, None))
+    return receipts if is_safe else [Unconfirmed() if _is_promise(receipt) else receipt for receipt in receipts]
 
 
 def _accepted(job: Job, seq: int, accepted_at: int) -> Job:

@@ -26,40 +26,47 @@ class Waiter(Protocol):
     def cancel(self) -> Any: ...
 
 
-class _Share(Generic[Answer]):
-    """One answer of many that are waited for together; it takes the place of a future of its own."""
+class Lot(Protocol):
+    """Many items in one, which may have to go in several groups."""
 
-    __slots__ = ("_all", "_index")
+    def __len__(self) -> int: ...
+    def split(self, count: int, /) -> tuple[Any, Any]: ...
 
-    def __init__(self, all_: _All[Answer], index: int) -> None:
-        self._all = all_
-        self._index = index
+
+class _Part(Generic[Answer]):
+    """An item, or a lot, of those that are waited for together; it takes the place of a future of its own."""
+
+    __slots__ = ("size", "whole")
+
+    def __init__(self, whole: _Whole[Answer], size: int) -> None:
+        self.whole = whole
+        self.size = size
 
     def done(self) -> bool:
-        return self._all.future.done()
+        return self.whole.future.done()
 
     def set_result(self, answer: Answer | Exception) -> None:
-        self._all.put(self._index, answer)
+        self.whole.put(self.size, answer)
 
     set_exception = set_result
 
     def cancel(self) -> None:
-        self._all.future.cancel()
+        self.whole.future.cancel()
 
 
-class _All(Generic[Answer]):
-    """The answers to many items, and the one future that has them when the last is there."""
+class _Whole(Generic[Answer]):
+    """The answers to all of them, in their order, each with how much it is of; and the one future that has them in the end."""
 
     __slots__ = ("_answers", "_left", "future")
 
     def __init__(self, count: int) -> None:
-        self._answers: list[Any] = [None] * count
+        self._answers: list[tuple[int, Answer | Exception]] = []
         self._left = count
-        self.future: asyncio.Future[list[Answer | Exception]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[list[tuple[int, Answer | Exception]]] = asyncio.get_running_loop().create_future()
 
-    def put(self, index: int, answer: Answer | Exception) -> None:
-        self._answers[index] = answer
-        self._left -= 1
+    def put(self, size: int, answer: Answer | Exception) -> None:
+        self._answers.append((size, answer))
+        self._left -= size
         if not self._left:
             self.future.set_result(self._answers)
 
@@ -67,7 +74,8 @@ class _All(Generic[Answer]):
 class Grouped(Generic[Item, Answer]):
     """Calls `call(items)` for groups of at most `limit` items; it answers as many results, in order.
 
-    A result that is an exception is raised at its own item only; an exception of the call is raised at all of them.
+    A result that is an exception is raised at its own item only; an exception of the call is raised at all of them. A lot
+    counts as what is in it, has one result, and goes in two where a group has no room for all of it.
     """
 
     def __init__(
@@ -81,6 +89,7 @@ class Grouped(Generic[Item, Answer]):
         self._call = call
         self._limit = limit
         self._alone = self._called = self._left = 0
+        self.together = 0  # how many wait that came with others
         self.served = 0  # that came alone
         self._pause_seconds = pause_seconds
         self._limit_after_pause = limit_after_pause
@@ -103,11 +112,27 @@ class Grouped(Generic[Item, Answer]):
         """Each item's answer or exception, with one future for all of them."""
         if not items:
             return []
-        together: _All[Answer] = _All(len(items))
-        self._waiting += [(item, _Share(together, index)) for index, item in enumerate(items)]
+        whole: _Whole[Answer] = _Whole(len(items))
+        part = _Part(whole, 1)
+        return [answer for _, answer in await self._together(whole, [(item, part) for item in items], len(items))]
+
+    async def lots(self, lots: Sequence[Item]) -> list[tuple[int, Answer | Exception]]:
+        """The same of lots, none of them empty: of how many each answer is, and the answer, in the order of what is in them."""
+        if not lots:
+            return []
+        sizes = [len(lot) for lot in lots]  # type: ignore[arg-type]
+        whole: _Whole[Answer] = _Whole(sum(sizes))
+        parts = [(lot, _Part(whole, size)) for lot, size in zip(lots, sizes, strict=True)]
+        return await self._together(whole, parts, sum(sizes))
+
+    async def _together(
+        self, whole: _Whole[Answer], parts: Sequence[tuple[Item, _Part[Answer]]], count: int
+    ) -> list[tuple[int, Answer | Exception]]:
+        self._waiting += parts
+        self.together += count
         if self._running is None:
             self._begin()
-        return await together.future
+        return await whole.future
 
     def __len__(self) -> int:
         """How many that came alone wait for the next groups."""
@@ -122,11 +147,6 @@ class Grouped(Generic[Item, Answer]):
     def is_behind(self) -> bool:
         """Whether the last group left somebody behind that came alone."""
         return self._left > 0
-
-    @property
-    def together(self) -> int:
-        """How many wait that came with others."""
-        return len(self._waiting) - self._alone
 
     def _begin(self) -> None:
         self._running = asyncio.create_task(self._run())
@@ -143,8 +163,7 @@ class Grouped(Generic[Item, Answer]):
                 if pause := self._pause_seconds():
                     limit = self._limit_after_pause
                     await asyncio.sleep(pause)
-                group, self._waiting = self._waiting[:limit], self._waiting[limit:]
-                self._called = sum([type(waiter) is not _Share for _, waiter in group])
+                group = self._next(limit)
                 self._left = self._alone = self._alone - self._called
                 try:
                     answers = await self._call([item for item, _ in group])
@@ -157,7 +176,33 @@ class Grouped(Generic[Item, Answer]):
             self._running = None
             for _, waiter in self._waiting:
                 waiter.cancel()
-            self._waiting, self._alone, self._called, self._left = [], 0, 0, 0
+            self._waiting, self._alone, self._called, self._left, self.together = [], 0, 0, 0, 0
+
+    def _next(self, limit: int) -> list[tuple[Item, Waiter]]:
+        """The next group."""
+        waiting = self._waiting
+        if not self.together:
+            group, self._waiting = waiting[:limit], waiting[limit:]
+            self._called = len(group)
+            return group
+        group, at, room, alone = [], 0, limit, 0
+        while room and at < len(waiting):
+            item, waiter = waiting[at]
+            size = waiter.size if type(waiter) is _Part else 1
+            if size > room:
+                first, rest = item.split(room)  # type: ignore[attr-defined]
+                group.append((first, _Part(waiter.whole, room)))
+                waiting[at] = rest, _Part(waiter.whole, size - room)
+                room = 0
+                break
+            group.append((item, waiter))
+            alone += type(waiter) is not _Part
+            room -= size
+            at += 1
+        self._waiting = waiting[at:]
+        self._called = alone
+        self.together -= limit - room - alone
+        return group
 
 
 def _tell(group: Sequence[tuple[Any, Waiter]], answers: Sequence[Any]) -> None:

@@ -323,15 +323,20 @@ def replay_id(entry: Command) -> str:
 
 
 def _job_id(session_id: int, digest: str) -> str:
-    return f"{zlib.crc32(b'%d' % session_id):08x}-{_tail(digest)}"
+    return f"{lane(session_id)}-{_tail(digest)}"
+
+
+def lane(session_id: int) -> str:
+    """The 32 bits with which the ids of a session's jobs begin."""
+    return f"{zlib.crc32(b'%d' % session_id):08x}"
 
 
 def _tail(h: str) -> str:
     """The rest of a version 8 UUID after its first 32 bits."""
-    return f"{h[:4]}-8{h[4:7]}-{_VARIANT[h[7]]}{h[8:11]}-{h[11:23]}"
+    return f"{h[:4]}-8{h[4:7]}-{VARIANT[h[7]]}{h[8:11]}-{h[11:23]}"
 
 
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def people_of(arguments: Arguments) -> tuple[str, ...]:
@@ -370,9 +375,17 @@ def held_by(client: str) -> int | None:
 
 def body_hash(arguments: Arguments) -> str:
     """Fingerprint of what was asked: 64 bits, in hex. Two requests with equal arguments have the same, whoever may do more."""
-    if isinstance(arguments, CancelArguments) and arguments.any_client:
+    return fingerprint_of(arguments).hex()
+
+
+def fingerprint_of(arguments: Arguments) -> bytes:
+    """The same as bytes."""
+    if type(arguments) is CancelArguments and arguments.any_client:
         arguments = msgspec.structs.replace(arguments, any_client=False)
-    return hashlib.blake2b(msgspec.msgpack.encode(arguments), digest_size=8).hexdigest()
+    return hashlib.blake2b(msgspec.msgpack.encode(arguments), digest_size=FINGERPRINT_BYTES).digest()
+
+
+FINGERPRINT_BYTES: Final = 8
 
 
 def batch_hash(secret: bytes, fingerprint: str) -> str:

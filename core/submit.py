@@ -4,11 +4,12 @@ into Redis where that is missing. What a key has named before is told, not done 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from core.door import MaybeForgotten, Receipt, draft_job
 from core.errors import IdempotencyKeyReused, Unavailable, UnknownSession
 from core.grouping import Waiter
+from core.lots import Lot, Wanted, keyed_lot
 from core.model import Arguments, Job, body_hash, keyed_job_id, new_job_id
 
 DOOR_ATTEMPTS: Final = 4
@@ -19,7 +20,7 @@ class DoorPort(Protocol):
 
     def accept(self, job: Job, arguments: Arguments, keyed: bool = False) -> Awaitable[Receipt]: ...
     def post(self, job: Job, arguments: Arguments, keyed: bool, waiter: Waiter) -> None: ...
-    def accept_all(self, asked: Sequence[tuple[Job, Arguments]], keyed: bool = False) -> Awaitable[list[Receipt | Exception]]: ...
+    def accept_all(self, lot: Lot) -> Awaitable[list[Receipt | Exception]]: ...
 
 
 class Submit:
@@ -75,18 +76,22 @@ class Submit:
         accepted, and to call this object is the way to go on; else the receipt is for `of_the_same_request` to judge."""
         self._door.post(draft, arguments, keyed, waiter)
 
-    async def all(self, asked: Sequence[tuple[Job, Arguments]]) -> list[Receipt]:
+    def lot(self, wanted: Sequence[Wanted], client: str, key: str) -> Lot:
+        """The jobs that these commands of a batch will be, which was sent with this key."""
+        return keyed_lot(self._secret, client, key, wanted)
+
+    async def all(self, lot: Lot) -> list[Receipt]:
         """The same for many commands together, whose ids follow from keys. If one is refused that is raised, and others may be
         accepted."""
-        answers = await self._door.accept_all(asked, keyed=True)
-        receipts: list[Receipt] = []
-        for (draft, arguments), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, (UnknownSession, MaybeForgotten)):
-                receipts.append(await self(draft, arguments, keyed=True))
-            elif isinstance(answer, Exception):
-                raise answer
+        receipts: list[Any] = await self._door.accept_all(lot)
+        for place, receipt in enumerate(receipts):
+            if type(receipt) is Receipt:
+                if receipt.known:
+                    of_the_same_request(receipt, lot.job(place))
+            elif isinstance(receipt, (UnknownSession, MaybeForgotten)):
+                receipts[place] = await self(lot.job(place), lot.wanted[place].arguments, keyed=True)
             else:
-                receipts.append(of_the_same_request(answer, draft))
+                raise receipt
         return receipts
 
 

@@ -9,7 +9,7 @@ from collections import Counter
 import falcon.asgi
 import msgspec
 
-from api.answers import job_answer, when
+from api.answers import job_answer, queued_text, when
 from api.batchbody import batch_commands, read_batch
 from api.errors import InvalidIdempotencyKey, MissingIdempotencyKey
 from api.limits import count_commands, patience
@@ -48,15 +48,19 @@ class Batches:
         spoken = language(req)
         decided = {job.id: await services.jobs.as_it_counts(job) for job in jobs if job is not None and job.outcome is not None}
         token = services.manage_token
-        shown = [None if job is None else job_answer(decided.get(job.id, job), token, spoken) for job in jobs]
-        body = {
+        shown = [
+            queued_text(job)
+            if job is not None and job.outcome is None
+            else msgspec.json.encode(job and job_answer(decided[job.id], token, spoken)).decode()
+            for job in jobs
+        ]
+        head = {
             "id": view.id,
             "atomic": view.atomic,
             "status": "done" if done else "queued",
             "created_at": when(view.created_at),
-            "jobs": shown,
         }
-        resp.data = msgspec.json.encode(body)
+        resp.data = b'%b,"jobs":[%b]}' % (msgspec.json.encode(head)[:-1], ",".join(shown).encode())
 
     async def _waited(self, jobs: list[Job | None], wait_seconds: int) -> list[Job | None]:
         until = time.monotonic() + wait_seconds

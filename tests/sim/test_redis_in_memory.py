@@ -17,7 +17,8 @@ import redis
 
 from core import door, mailbox
 from core.door import Door, MaybeForgotten, draft_job
-from core.entries import decode_job
+from core.entries import decode_job, encode_all
+from core.lots import Lot, Wanted
 from core.mailbox import BATCH, ONE, PORTION, Mailbox, Publication, connect_async, key
 from core.model import RESERVE, Job, JobReservation, ReserveArguments, Session, keyed_job_id
 from core.numbering import Lift
@@ -69,7 +70,7 @@ class Side:
         return [(timeless(a.job), a.known, a.depth, a.pace, a.head) for a in found]
 
     async def _accept_mixed(self, together: list[Job], alone: list[Job]) -> list[Any]:
-        first = self._door.accept_all([(job, ARGUMENTS) for job in together])
+        first = self._door.accept_all(lot_of(together))
         many, *others = await asyncio.gather(first, *(self._door.accept(job, ARGUMENTS) for job in alone))
         return [*many, *others]
 
@@ -139,6 +140,15 @@ class Side:
             self._first_change = self._first_change or int(value)
             return int(value) - self._first_change
         return name.endswith("born") or str(value)
+
+
+def lot_of(jobs: list[Job]) -> Lot:
+    """Jobs as they come in a batch."""
+    lot = Lot("open", [Wanted(job.kind, job.session_id, ARGUMENTS) for job in jobs])
+    lot.ids, lot.fingerprints = [job.id for job in jobs], [job.body_hash for job in jobs]
+    rows = [(job.kind, job.session_id, job.id, bytes.fromhex(job.body_hash), ARGUMENTS) for job in jobs]
+    lot.bytes = encode_all("open", rows)
+    return lot
 
 
 def timeless(job: Job) -> Job:

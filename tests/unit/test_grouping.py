@@ -121,6 +121,68 @@ def test_many_items_have_their_answers_together_and_each_its_own() -> None:
     run(test())
 
 
+class Few(list[int]):
+    """A lot."""
+
+    def split(self, count: int) -> tuple[Few, Few]:
+        return Few(self[:count]), Few(self[count:])
+
+
+class Counting:
+    """Answers a lot with the list of its answers; a lot with a negative number fails."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int | Few]] = []
+
+    async def __call__(self, items: Sequence[int | Few]) -> list[Any]:
+        self.groups.append(list(items))
+        await asyncio.sleep(0)
+        return [_refused(item) if isinstance(item, Few) else item * 10 for item in items]
+
+
+def _refused(lot: Few) -> list[int] | Exception:
+    return ValueError() if min(lot) < 0 else [n * 10 for n in lot]
+
+
+def test_lots_fill_groups_with_who_comes_alone_and_go_in_parts_where_they_do_not_fit() -> None:
+    async def test() -> None:
+        calls = Counting()
+        grouped: Grouped[Any, Any] = Grouped(calls, 3)
+        first, second = Few([1, 2]), Few([3, 4, 5, 6, 7, 8])
+        many, alone = asyncio.ensure_future(grouped.lots([first, second])), asyncio.ensure_future(grouped(9))
+        await asyncio.sleep(0)
+        assert (grouped.together, len(grouped)) == (8, 1)
+        assert await many == [(2, [10, 20]), (1, [30]), (3, [40, 50, 60]), (2, [70, 80])]
+        assert await alone == 90
+        assert calls.groups == [[[1, 2], [3]], [[4, 5, 6]], [[7, 8], 9]]
+        assert (grouped.together, len(grouped), grouped.served) == (0, 0, 1)
+        assert await grouped.lots([]) == []
+
+    run(test())
+
+
+def test_a_part_that_fails_leaves_the_others_of_its_lot() -> None:
+    async def test() -> None:
+        grouped: Grouped[Any, Any] = Grouped(Counting(), 2)
+        (one, good), (two, bad), (three, last) = await grouped.lots([Few([1, 2, 3, -4, 5])])
+        assert (one, good, two, type(bad), three, last) == (2, [10, 20], 2, ValueError, 1, [50])
+
+    run(test())
+
+
+def test_whoever_gives_up_waiting_for_a_lot_disturbs_nobody() -> None:
+    async def test() -> None:
+        grouped: Grouped[Any, Any] = Grouped(Counting(), 2)
+        left = asyncio.ensure_future(grouped.lots([Few([1, 2, 3])]))
+        stays = asyncio.ensure_future(grouped.lots([Few([4, 5])]))
+        await asyncio.sleep(0)
+        left.cancel()
+        assert await stays == [(1, [40]), (1, [50])]
+        assert grouped.together == 0
+
+    run(test())
+
+
 class Deaf:
     """A waiter that cannot be told anything."""
 
