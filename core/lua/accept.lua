@@ -4,8 +4,8 @@
 --   aforo:{p}:mailbox     stream  s: seq, c: the command (msgpack)      an entry goes when it is applied and published
 --   aforo:{p}:job:<id>    string  'q' or 'd' and an array (core/entries.py)  while queued never expires; done: the job TTL
 --   aforo:{p}:s:<id>      string  the session's head, numbers between spaces: q last queued seq; f until when (ms) its jobs from before
---                                 `born` are looked for in the ledger (head.lua); o by how much q was raised, u from which
---                                 number on (publish.lua); v version, a last applied seq, c capacity, r reserved, w waiting,
+--                                 `born` are looked for in the ledger (head.lua); o by how much q was raised, u up to which
+--                                 number, both with commas where that was twice (publish.lua); v version, a last applied seq, c capacity, r reserved, w waiting,
 --                                 l waitlist capacity, and behind them s, its state (open, closed, cancelled)
 --                                                                     idle (q = a): minutes; else never
 --   aforo:{p}:bell        string  somebody is draining, or a wake-up is on its way   a second or so

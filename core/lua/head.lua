@@ -10,9 +10,9 @@ local lanes = redis.call('GET', prefix .. 'lanes')
 if lanes and lanes ~= ARGV[8] then return -1 end
 local key = prefix .. 's:' .. ARGV[1]
 local head = redis.call('MGET', key)[1] or head_of_before(key)
-local known = head and tonumber(string.match(head, '^%d+ %d+ %d+ %d+ (%d+)'))
+local known = head and tonumber(string.match(head, '^%d+ %d+ %S+ %S+ (%d+)'))
 local is_newer = known and tonumber(ARGV[3]) > known
-if is_newer then redis.call('SET', key, string.match(head, '^%d+ %d+ %d+ %d+ ') .. ARGV[2], 'KEEPTTL') end
+if is_newer then redis.call('SET', key, string.match(head, '^%d+ %d+ %S+ %S+ ') .. ARGV[2], 'KEEPTTL') end
 local time = redis.call('TIME')
 if is_newer and redis.call('INCR', prefix .. 'changes') == 1 then
   redis.call('SET', prefix .. 'changes', string.format('%.0f', tonumber(time[1]) * 1000000 + tonumber(time[2])))

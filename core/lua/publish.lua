@@ -29,19 +29,32 @@ local function set_for(seconds, values, sets_many)
   end
 end
 
+local function numbers_in(text)
+  local found = {}
+  for number in string.gmatch(text, '%d+') do found[#found + 1] = tonumber(number) end
+  return found
+end
+
 -- Redis numbers from an older state: bring it up by what commands were renumbered, if it was this state that had numbered them. All
--- that it had numbered by then (up to `u`) carry the same difference, over however many batches: `o` remembers how much of it is
--- done. Answers q, f, o and u, and by how much q was moved.
+-- that it had numbered by then carry the same difference, over however many batches: `u` remembers up to which number, `o` how much of
+-- it is done. Who raises it for these raises it for all that was numbered since, which has an end and a share of its own.
+-- Answers q, f, o and u, and by how much q was moved.
 local function lifted(queued, between, lift, from)
-  local looked, raised, upto = string.match(between, '(%d+) (%d+) (%d+)')
-  upto = tonumber(upto)
-  local done = from <= upto and tonumber(raised) or 0
-  if lift > done then
-    if done == 0 then upto = queued end
-  elseif lift == done or queued ~= upto + done then -- else one of them was none after all, and nothing was numbered since
-    return queued, between, 0
+  local looked, raised, upto = string.match(between, '(%d+) (%S+) (%S+)')
+  local done, ends = numbers_in(raised), numbers_in(upto)
+  if upto == '0' then done, ends = {}, {} end
+  local at = 1
+  while ends[at] and from > ends[at] do at = at + 1 end
+  local more = lift - (ends[at] and done[at] or 0)
+  local is_last = #ends > 0 and queued == ends[#ends] + done[#ends] -- nothing was numbered since
+  -- Less only where one of them was none after all, and nobody was told a number that would come again.
+  if more == 0 or more < 0 and not (is_last and at == #ends) then return queued, between, 0 end
+  if more > 0 and not (is_last and at <= #ends) then
+    ends[#ends + 1] = queued
+    done[#ends] = 0
   end
-  return queued + lift - done, string.format('%s %.0f %.0f', looked, lift, upto), lift - done
+  for i = at, #ends do done[i] = done[i] + more end
+  return queued + more, looked .. ' ' .. table.concat(done, ',') .. ' ' .. table.concat(ends, ','), more
 end
 
 local entries = tonumber(ARGV[8])
@@ -62,7 +75,7 @@ for number, key in ipairs(keys) do
   local i = first + 5 * (number - 1)
   local head, tail, lift = heads[number] or head_of_before(key), ARGV[i + 1], tonumber(ARGV[i + 2])
   if head then
-    local known, between, version = string.match(head, '^(%d+) (%d+ %d+ %d+) (%d+)')
+    local known, between, version = string.match(head, '^(%d+) (%d+ %S+ %S+) (%d+)')
     local queued, moved = tonumber(known), 0
     local behind = string.sub(head, #known + #between + 3)
     if removed > 0 and lift > 0 and tonumber(ARGV[i + 3]) <= queued then

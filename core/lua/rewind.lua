@@ -10,7 +10,7 @@
 local key = string.sub(KEYS[1], 1, -8) .. 's:' .. ARGV[1]
 local head = redis.call('MGET', key)[1]
 if not head then return 0 end
-local numbering, version = string.match(head, '^(%d+ %d+ %d+ %d+ )(%d+)')
+local numbering, version = string.match(head, '^(%d+ %d+ %S+ %S+ )(%d+)')
 if version ~= ARGV[2] then return 0 end
 if tonumber(string.match(numbering, '^%d+')) > tonumber(ARGV[3]) then
   redis.call('SET', key, numbering .. ARGV[4])

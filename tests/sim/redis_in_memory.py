@@ -262,12 +262,7 @@ class MemoryRedis:
         if head is None:
             return None
         if removed and lift > 0 and lifted <= head["q"]:
-            done = head["o"] if lifted <= head["u"] else 0
-            if lift > done:
-                head["u"] = head["q"] if done == 0 else head["u"]
-                self.expiries.pop(key, None)
-            if lift > done or head["q"] == head["u"] + done:
-                head["q"], head["o"] = head["q"] + lift - done, lift
+            self._lift(head, key, lift, lifted)
         told = _from_version_on(text)
         if told["v"] < head["v"]:
             return False
@@ -279,6 +274,21 @@ class MemoryRedis:
         elif head["q"] > head["a"]:
             self.expiries.pop(key, None)
         return True
+
+    def _lift(self, head: Key, key: str, lift: int, lifted: int) -> None:
+        ends, done = ([int(number) for number in str(head[field]).split(",") if head["u"]] for field in "uo")
+        at = next((index for index, end in enumerate(ends) if lifted <= end), len(ends))
+        more = lift - (done[at] if at < len(ends) else 0)
+        is_last = bool(ends) and head["q"] == ends[-1] + done[-1]
+        if more == 0 or (more < 0 and not (is_last and at == len(ends) - 1)):
+            return
+        if more > 0:
+            self.expiries.pop(key, None)
+            if not (is_last and at < len(ends)):
+                ends.append(head["q"])
+                done.append(0)
+        done[at:] = [share + more for share in done[at:]]
+        head |= {"q": head["q"] + more, "o": ",".join(map(str, done)), "u": ",".join(map(str, ends))}
 
     def _xadd(self, mailbox: str, seq: int, command: bytes) -> str:
         ms, number = self._last_id
