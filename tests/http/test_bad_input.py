@@ -128,7 +128,7 @@ def test_a_method_that_a_path_does_not_have_is_405(api: Api, method: str, path: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/api", "/api/session/", "/api/sessions/1/buy/", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"]
+    "path", ["/index.html", "/api", "/api/session/", "/api/sessions/1/buy/", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd"]
 )
 def test_an_unknown_path_is_404(api: Api, path: str) -> None:
     answer = api.get(path)
