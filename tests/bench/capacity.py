@@ -42,8 +42,8 @@ class Costs:
         return self.worker_us + self.postgres_us
 
 
-HOT = Costs(api_us=60, worker_us=26, postgres_us=23, valkey_us=45)
-MANY = Costs(api_us=65, worker_us=35, postgres_us=38, valkey_us=78)  # 1,000 sessions, evenly
+HOT = Costs(api_us=59, worker_us=18, postgres_us=21, valkey_us=31)
+MANY = Costs(api_us=65, worker_us=30, postgres_us=37, valkey_us=45)  # 1,000 sessions, evenly
 
 
 @dataclass(frozen=True, slots=True)
